@@ -1,0 +1,19 @@
+"""Every test runs on four simulated devices, so that the multi-device path is the tested path."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> pathlib.Path:
+    """The folder with CIFAR-10, MNIST and real weights; a test that needs it skips where it is absent."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    path = pathlib.Path(os.environ.get("ADVJAX_TEST_DATA", root / "../shared/data"))
+    if not path.is_dir():
+        pytest.skip("no test data: set ADVJAX_TEST_DATA to a folder with cifar10/, mnist.npz and weights/")
+    return path
