@@ -1,0 +1,100 @@
+"""What a data set is: two parts of uint8 images with integer labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from advjax.errors import InputError
+
+
+class Split(NamedTuple):
+    """One part of a data set, in main memory.
+
+    Attributes:
+        image: uint8 [N, H, W, C], values 0..255.
+        label: int32 [N], values 0..num_classes-1.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+
+
+class Dataset(NamedTuple):
+    """A data set for image classification.
+
+    Attributes:
+        name: the name it was asked for by.
+        train: the training part (a validation part is carved from it by `split_validation`).
+        test: the part that is only evaluated on.
+        num_classes: number of classes.
+        classes: the classes' names in the order of the labels, where the source has any, else empty.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+    classes: tuple[str, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image."""
+        _, height, width, channels = self.train.image.shape
+        return height, width, channels
+
+
+def check_images(image: np.ndarray, where: str) -> np.ndarray:
+    """Images as uint8 [N, H, W, C].
+
+    Args:
+        image: integers in [0, 255], [N, H, W] or [N, H, W, C] with 1 to 4 channels, N > 0.
+        where: the field and the source, at the start of every message.
+
+    Raises:
+        InputError: floating-point values (it cannot be told whether 1.0 is white), values outside [0, 255], other
+            shapes, or no images.
+    """
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.ndim != 4 or not 1 <= image.shape[-1] <= 4:
+        raise InputError(
+            f"{where}: images have the shape {image.shape}; allowed: [N, H, W], or [N, H, W, C] with C 1 to 4"
+        )
+    if image.size == 0:
+        raise InputError(f"{where}: no images (shape {image.shape}); at least one is needed")
+    if not np.issubdtype(image.dtype, np.integer):
+        raise InputError(f"{where}: images are {image.dtype}; allowed: integers in [0, 255], best uint8")
+    if image.dtype != np.uint8:
+        low, high = image.min(), image.max()
+        if low < 0 or high > 255:
+            raise InputError(f"{where}: image values run from {low} to {high}; allowed: integers in [0, 255]")
+    return image.astype(np.uint8, copy=False)
+
+
+def check_labels(label: np.ndarray, count: int, where: str, num_classes: int | None = None) -> np.ndarray:
+    """Labels as int32 [N].
+
+    Args:
+        label: integers [N] or [N, 1].
+        count: the number of images they belong to.
+        where: the field and the source, at the start of every message.
+        num_classes: labels must be below it, where it is known.
+
+    Raises:
+        InputError: another shape or number than the images', not integers, negative, or outside the classes.
+    """
+    if label.ndim == 2 and label.shape[1] == 1:
+        label = label[:, 0]
+    if label.ndim != 1:
+        raise InputError(f"{where}: labels have the shape {label.shape}; allowed: [N] or [N, 1]")
+    if len(label) != count:
+        raise InputError(f"{where}: {count} images but {len(label)} labels; there must be one label per image")
+    if not np.issubdtype(label.dtype, np.integer):
+        raise InputError(f"{where}: labels are {label.dtype}; allowed: integers from 0 on")
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or (num_classes is not None and high >= num_classes) or high > np.iinfo(np.int32).max:
+        bound = f"0..{num_classes - 1} ({num_classes} classes)" if num_classes is not None else "integers from 0 on"
+        raise InputError(f"{where}: labels run from {low} to {high}; allowed: {bound}")
+    return label.astype(np.int32)

@@ -1,0 +1,111 @@
+"""Data sets from npz files: one file with both parts, or a directory of shards."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import zipfile
+import zlib
+
+import numpy as np
+
+from advjax.data.base import Dataset, Split, check_images, check_labels
+from advjax.errors import InputError
+
+
+def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Dataset:
+    """Reads `x_train, y_train, x_test, y_test` from one file, or `train*.npz` and `test*.npz` from a directory.
+
+    A shard holds `image` and `label` (or `x_train`/`y_train`, `x_test`/`y_test`); shards are taken in natural order
+    (`train_2` before `train_10`). Other arrays are ignored. Nothing pickled is ever loaded.
+
+    Args:
+        name: name of the resulting data set.
+        path: an npz file or a directory.
+        num_classes: number of classes; by default one more than the largest training label.
+
+    Raises:
+        InputError: anything amiss, with the file and what is allowed.
+    """
+    if path.is_dir():
+        files = {part: sorted(path.glob(f"{part}*.npz"), key=_natural) for part in ("train", "test")}
+        for part, shards in files.items():
+            if not shards:
+                found = ", ".join(sorted(p.name for p in path.glob("*.npz"))[:8]) or "no .npz file"
+                raise InputError(f"data.path: no {part} part in {path}: looked for {part}*.npz, found {found}")
+    elif path.is_file():
+        files = {"train": [path], "test": [path]}
+    else:
+        raise InputError(f"data.path: {path} does not exist; looked for an npz file or a directory of npz shards")
+
+    one_file = path.is_file()
+    shards = {part: [_shard(file, part, one_file) for file in paths] for part, paths in files.items()}
+    first_file, first_shape = files["train"][0], shards["train"][0].image.shape[1:]
+    for part, splits in shards.items():
+        for file, split in zip(files[part], splits, strict=True):
+            if split.image.shape[1:] != first_shape:
+                raise InputError(
+                    f"data.path: images of different shapes: {first_shape} in {first_file} (train), "
+                    f"{split.image.shape[1:]} in {file} ({part}); all must be equal"
+                )
+    classes = num_classes or _count_classes(shards["train"], path)
+    for part, splits in shards.items():
+        for file, split in zip(files[part], splits, strict=True):
+            check_labels(split.label, len(split.image), _where(file, part), classes)
+    train, test = (_concatenate(shards[part]) for part in ("train", "test"))
+    return Dataset(name, train, test, classes)
+
+
+def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
+    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", path.name)]
+
+
+def _where(file: pathlib.Path, part: str) -> str:
+    return f"data.path: {file} ({part})"
+
+
+def _count_classes(train: list[Split], path: pathlib.Path) -> int:
+    present = np.unique(np.concatenate([split.label for split in train]))
+    count = int(present[-1]) + 1
+    # A stray label (255 for -1, say) would silently widen the network's last layer.
+    if 2 * len(present) < count:
+        raise InputError(
+            f"data.path: {path}: training labels reach {count - 1}, but only {len(present)} of these {count} classes "
+            "occur; allowed: 0..K-1, with data.num_classes=K if most are meant to be empty"
+        )
+    return count
+
+
+def _concatenate(splits: list[Split]) -> Split:
+    if len(splits) == 1:
+        return splits[0]
+    return Split(np.concatenate([s.image for s in splits]), np.concatenate([s.label for s in splits]))
+
+
+def _shard(file: pathlib.Path, part: str, one_file: bool) -> Split:
+    pairs = [(f"x_{part}", f"y_{part}")] if one_file else [("image", "label"), (f"x_{part}", f"y_{part}")]
+    where = _where(file, part)
+    try:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{where}: holds a single array; an npz archive is needed")
+        with archive:
+            pair = next((p for p in pairs if set(p) <= set(archive.files)), None)
+            if pair is None:
+                wanted = " or ".join(f"{x} and {y}" for x, y in pairs)
+                hint = ""
+                if one_file and "image" in archive.files:
+                    hint = "; image and label go into train*.npz and test*.npz of a directory"
+                raise InputError(
+                    f"{where}: no {part} part: looked for the arrays {wanted}, "
+                    f"found {', '.join(archive.files) or 'none'}{hint}"
+                )
+            image, label = (np.asarray(archive[key]) for key in pair)
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error) and zipfile.is_zipfile(file):
+            raise InputError(f"{where}: holds pickled objects, which are not loaded; allowed: plain arrays") from None
+        raise InputError(f"{where}: not a readable npz file ({type(error).__name__})") from None
+    image = check_images(image, where)
+    return Split(image, check_labels(label, len(image), where))

@@ -1,0 +1,118 @@
+"""Which example comes when: epoch order, validation part, label noise. All from integers, on the host.
+
+Every draw is a sort of raw words of a PCG64 bit generator seeded by (seed, purpose, ...). NumPy promises that these
+words never change between versions, which it does not promise for `Generator.permutation`; so a run may be resumed
+under another NumPy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from advjax.data.base import Split
+from advjax.errors import InputError
+
+_EPOCH, _VALIDATION, _NOISE = range(3)
+
+
+def _words(count: int, seed: int, *purpose: int) -> np.ndarray:
+    if seed < 0:
+        raise InputError(f"seed is {seed}; allowed: integers from 0 on")
+    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=purpose)).random_raw(count)
+
+
+def _permutation(count: int, seed: int, *purpose: int) -> np.ndarray:
+    return np.argsort(_words(count, seed, *purpose), kind="stable")
+
+
+def epoch_order(seed: int, epoch: int, n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The batches of one epoch: a permutation of all examples, cut into batches.
+
+    The order depends on (seed, epoch, n) alone, so the same examples meet in the same batch whatever the devices, and
+    a run that resumes in the middle of an epoch needs to remember nothing but the step.
+
+    Args:
+        seed: from 0 on.
+        epoch: from 0 on.
+        n: number of examples, at least 1.
+        batch_size: global batch size, at least 1.
+
+    Returns:
+        index: int32 [steps, batch_size], rows of the training set, steps = ceil(n / batch_size). The last batch is
+            filled up by repeating it from its start, so every entry is a valid row.
+        weight: float32 [steps, batch_size], 1 for an example, 0 for a repeated one. The weights sum to n.
+
+    Raises:
+        InputError: a value outside these ranges.
+    """
+    for field, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("epoch", epoch, 0)):
+        if value < low:
+            raise InputError(f"{field} is {value}; allowed: integers from {low} on")
+    order = _permutation(n, seed, _EPOCH, epoch).astype(np.int32)
+    steps = -(-n // batch_size)
+    last = order[(steps - 1) * batch_size :]
+    index = np.concatenate([order[: (steps - 1) * batch_size], np.resize(last, batch_size)])
+    weight = (np.arange(steps * batch_size) < n).astype(np.float32)
+    return index.reshape(steps, batch_size), weight.reshape(steps, batch_size)
+
+
+def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split, np.ndarray]:
+    """Carves a validation part from a training set, with each class's share kept as far as whole numbers allow.
+
+    A class of n_c examples out of N gives floor(size n_c / N), and the classes with the largest remainders (the
+    lowest class first among equals) one more, until there are `size`. Both parts keep the order of `split`.
+
+    Args:
+        split: the training set, N examples.
+        size: examples in the validation part, 0..N-1.
+        seed: from 0 on; the same seed gives the same examples.
+
+    Returns:
+        train: the N - size examples that are left.
+        validation: the `size` examples taken.
+        index: int64 [size], ascending, the rows of `split` that make up `validation`.
+
+    Raises:
+        InputError: a size outside 0..N-1 (the field is `data.validation`) or a negative seed.
+    """
+    n = len(split.label)
+    if not 0 <= size < n:
+        raise InputError(f"data.validation: size {size} of a training set of {n} examples; allowed: 0..{n - 1}")
+    classes, member, counts = np.unique(split.label, return_inverse=True, return_counts=True)
+    share, remainder = np.divmod(size * counts.astype(np.int64), n)
+    share[np.argsort(-remainder, kind="stable")[: size - share.sum()]] += 1
+    order = _permutation(n, seed, _VALIDATION)
+    taken = [order[member[order] == c][: share[c]] for c in range(len(classes))]
+    index = np.sort(np.concatenate(taken)).astype(np.int64)
+    keep = np.ones(n, bool)
+    keep[index] = False
+    return Split(split.image[keep], split.label[keep]), Split(split.image[index], split.label[index]), index
+
+
+def inject_label_noise(labels: np.ndarray, rate: float, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric label noise: round(rate N) labels drawn without replacement and redrawn uniformly over all classes.
+
+    A redrawn label may equal the old one (with probability 1 / num_classes), so the share of wrong labels is about
+    rate (1 - 1 / num_classes). This is the noise of SGLR's analysis of the gradient norm.
+
+    Args:
+        labels: integers [N], 0..num_classes-1; left as they are.
+        rate: 0..1.
+        num_classes: number of classes.
+        seed: from 0 on.
+
+    Returns:
+        labels: int32 [N].
+        index: int64 [round(rate N)], ascending, the redrawn rows.
+
+    Raises:
+        InputError: a rate outside [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise InputError(f"label noise: rate is {rate}; allowed: 0 to 1")
+    n = len(labels)
+    index = np.sort(_permutation(n, seed, _NOISE, 0)[: round(rate * n)]).astype(np.int64)
+    noisy = np.array(labels, np.int32)
+    # The modulo of a 64-bit word is uniform up to num_classes / 2^64.
+    noisy[index] = _words(n, seed, _NOISE, 1)[: len(index)] % np.uint64(num_classes)
+    return noisy, index
