@@ -1,0 +1,146 @@
+"""Losses and attack objectives, one value per example; the caller takes the mean.
+
+Logits are [B, K] and are cast to float32. A target is either integer labels [B] or class probabilities [B, K].
+`KL(q || p) = sum q (log q - log p)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from advjax.errors import InputError, unknown
+
+Objective = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Cross-entropy of softmax(logits) [B, K] against labels [B] or probabilities [B, K]; -> [B]."""
+    logits = logits.astype(jnp.float32)
+    if target.ndim == logits.ndim:
+        return optax.softmax_cross_entropy(logits, target)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+
+
+def smooth_labels(label: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """Labels [B] as probabilities [B, K] that keep 1 - smoothing on the label and spread the rest over all classes."""
+    return optax.smooth_labels(jax.nn.one_hot(label, num_classes), smoothing)
+
+
+def kl(q_logits: jax.Array, p_logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:
+    """KL(softmax(q/T) || softmax(p/T)), gradient through both arguments; [B, K] x 2 -> [B].
+
+    Multiply by T^2 where gradients should not shrink with the temperature (Hinton et al. 2015).
+    """
+    log_q = jax.nn.log_softmax(q_logits.astype(jnp.float32) / temperature)
+    log_p = jax.nn.log_softmax(p_logits.astype(jnp.float32) / temperature)
+    return jnp.sum(jnp.exp(log_q) * (log_q - log_p), -1)
+
+
+def kl_probabilities(q: jax.Array, logits: jax.Array, floor: float = 0.0) -> jax.Array:
+    """KL(q || softmax(logits)) to given probabilities q [B, K]; -> [B].
+
+    With `floor` > 0: sum q (log(q + floor) - log p), as RSLAD and MTARD compute it (1e-5).
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_q = jnp.log(q + floor) if floor else jnp.log(jnp.where(q > 0, q, 1.0))
+    return jnp.sum(q * (log_q - log_p), -1)
+
+
+def entropy(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:
+    """Entropy of softmax(logits / T) in nats; [B, K] -> [B]."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    return -jnp.sum(jnp.exp(log_p) * log_p, -1)
+
+
+def best_other(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """The largest value among the classes other than `label` [B]; [B, K] -> [B]."""
+    own = jnp.arange(logits.shape[-1]) == label[:, None]
+    return jnp.max(jnp.where(own, -jnp.inf, logits), -1)
+
+
+def _own(logits: jax.Array, label: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(logits, label[:, None], -1)[:, 0]
+
+
+def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """max_{k != y} z_k - z_y: positive exactly where the label has lost; [B, K], [B] -> [B]."""
+    logits = logits.astype(jnp.float32)
+    return best_other(logits, label) - _own(logits, label)
+
+
+def cw(logits: jax.Array, label: jax.Array, confidence: float = 50.0) -> jax.Array:
+    """Carlini and Wagner's loss as CW-inf attacks maximise it: min(margin, confidence) up to a constant; -> [B].
+
+    Computed as -max(z_y - max_{k != y} z_k + confidence, 0).
+    """
+    return -jnp.maximum(confidence - margin(logits, label), 0.0)
+
+
+def dlr(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Difference of logits ratio, -(z_y - max_{k != y} z_k)/(z_(1) - z_(3) + 1e-12) (Croce and Hein 2020); -> [B].
+
+    Raises:
+        InputError: fewer than three classes.
+    """
+    if logits.shape[-1] < 3:
+        raise InputError(f"the DLR loss needs at least 3 classes, the logits have {logits.shape[-1]}: use 'margin'")
+    logits = logits.astype(jnp.float32)
+    top = jax.lax.top_k(logits, 3)[0]
+    return margin(logits, label) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.Array:
+    """Targeted DLR, -(z_y - z_t)/(z_(1) - (z_(3) + z_(4))/2 + 1e-12) (Croce and Hein 2020); `target` [B]; -> [B].
+
+    Raises:
+        InputError: fewer than four classes.
+    """
+    if logits.shape[-1] < 4:
+        raise InputError(f"the targeted DLR loss needs at least 4 classes, the logits have {logits.shape[-1]}")
+    logits = logits.astype(jnp.float32)
+    top = jax.lax.top_k(logits, 4)[0]
+    gap = _own(logits, target) - _own(logits, label)
+    return gap / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
+
+
+def boosted_cross_entropy(logits: jax.Array, label: jax.Array, target: jax.Array | None = None) -> jax.Array:
+    """MART's BCE, CE(z, y) - log(1.0001 - p_k* + 1e-12), k* the most probable wrong class (Wang et al. 2020); -> [B].
+
+    Args:
+        logits: [B, K].
+        label: true labels [B], which say what "wrong" means.
+        target: what the cross-entropy is against, labels or probabilities; `label` if absent.
+    """
+    wrong = best_other(jax.nn.softmax(logits.astype(jnp.float32)), label)
+    return cross_entropy(logits, label if target is None else target) - jnp.log(1.0001 - wrong + 1e-12)
+
+
+def correct(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """1.0 where the label is the arg max, else 0.0; [B, K], [B] -> [B]."""
+    return (jnp.argmax(logits, -1) == label).astype(jnp.float32)
+
+
+def _kl_to(logits: jax.Array, target: jax.Array) -> jax.Array:
+    return kl_probabilities(target, logits)
+
+
+OBJECTIVES: dict[str, Objective] = {"ce": cross_entropy, "margin": margin, "cw": cw, "dlr": dlr, "kl": _kl_to}
+
+
+def objective(name: str | Objective) -> Objective:
+    """The attack objective `(logits, target) -> [B]` of that name, or `name` itself if it is a function.
+
+    `"ce"`, `"margin"`, `"cw"` and `"dlr"` take labels; `"kl"` takes fixed probabilities [B, K].
+
+    Raises:
+        InputError: no objective has that name.
+    """
+    if callable(name):
+        return name
+    if name not in OBJECTIVES:
+        raise unknown("objective (attack.objective)", name, OBJECTIVES)
+    return OBJECTIVES[name]
