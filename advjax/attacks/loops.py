@@ -1,0 +1,59 @@
+"""Loops of an attack, on the device where that is fast and on the host where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import jax
+
+
+def as_partial(function: Callable) -> jax.tree_util.Partial:
+    """`function` as a pytree, so that it can be an argument of a jitted function.
+
+    `advjax.logits_fn` returns one already, whose variables are then arguments of the compiled program instead of
+    constants in it; any other function is compared by identity, so the same object never compiles twice.
+    """
+    return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether any leaf is a tracer, that is, whether a surrounding `jit`, `grad` or `vmap` is at work."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+@partial(jax.jit, static_argnums=0)
+def _on_device(body: Hashable, steps: jax.Array, carry: Any, args: tuple) -> Any:
+    return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
+
+
+@partial(jax.jit, static_argnums=0)
+def _one_step(body: Hashable, i: jax.Array, carry: Any, args: tuple) -> Any:
+    return body(i, carry, *args)
+
+
+def repeat(body: Callable[..., Any], steps: int, carry: Any, *args: Any) -> Any:
+    """`carry = body(i, carry, *args)` for i in 0..steps-1.
+
+    Under a surrounding transformation, and on accelerators, this is one `fori_loop`. Called eagerly on CPU it is a host
+    loop over the jitted body, because XLA's CPU backend runs a convolution's input gradient 6 to 13 times slower inside
+    a loop (jax-ml/jax issue 12868), and somebody else's network cannot be cured layer by layer.
+
+    Args:
+        body: hashable, and equal for equal programs: a module-level function, `jax.tree_util.Partial`s and data go in
+            `args`. Called eagerly, it is compiled once for every distinct `body` and shapes.
+        steps: how often.
+        carry: a pytree of fixed structure and shapes.
+        *args: pytrees that every step reads.
+
+    Returns:
+        The last carry.
+    """
+    if is_traced(carry, args):
+        return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
+    if jax.default_backend() != "cpu":
+        return _on_device(body, steps, carry, args)
+    for i in range(steps):
+        carry = _one_step(body, i, carry, args)
+    return carry
