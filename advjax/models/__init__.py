@@ -1,0 +1,22 @@
+"""Networks: flax linen modules, NHWC, called `module.apply(variables, images, train=False)`."""
+
+from advjax.models.functional import logits_fn
+from advjax.models.layers import BatchNorm, Conv, Linear, Network, Train, TrainMode, max_pool_2x2
+from advjax.models.registry import create, init, names, options, parameter_count, variable_shapes
+
+__all__ = [
+    "BatchNorm",
+    "Conv",
+    "Linear",
+    "Network",
+    "Train",
+    "TrainMode",
+    "create",
+    "init",
+    "logits_fn",
+    "max_pool_2x2",
+    "names",
+    "options",
+    "parameter_count",
+    "variable_shapes",
+]

@@ -1,0 +1,88 @@
+"""ResNets for 32x32 images (He et al. 2016, with the 3x3 stem that CIFAR code uses)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from advjax.models.layers import Linear, Network, Train, global_average
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, a 1x1 convolution with BatchNorm where the shape changes.
+
+    Attributes:
+        width: output channels.
+        stride: of the first convolution and the shortcut.
+        conv: makes the convolutions.
+        norm: makes the BatchNorms.
+    """
+
+    width: int
+    stride: int
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: Train = False) -> jax.Array:
+        """[B, H, W, I] to [B, H / stride, W / stride, width]."""
+        y = self.conv(self.width, 3, self.stride, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train))
+        y = self.norm(name="bn2")(self.conv(self.width, name="conv2")(y), train)
+        return nn.relu(y + _shortcut(self, x, y, train))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, the last to four times the width. Attributes as `BasicBlock`."""
+
+    width: int
+    stride: int
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: Train = False) -> jax.Array:
+        """[B, H, W, I] to [B, H / stride, W / stride, 4 width]."""
+        y = nn.relu(self.norm(name="bn1")(self.conv(self.width, 1, name="conv1")(x), train))
+        y = nn.relu(self.norm(name="bn2")(self.conv(self.width, 3, self.stride, name="conv2")(y), train))
+        y = self.norm(name="bn3")(self.conv(4 * self.width, 1, name="conv3")(y), train)
+        return nn.relu(y + _shortcut(self, x, y, train))
+
+
+def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, train: Train) -> jax.Array:
+    if block.stride == 1 and x.shape[-1] == y.shape[-1]:
+        return x
+    x = block.conv(y.shape[-1], 1, block.stride, name="shortcut_0")(x)
+    return block.norm(name="shortcut_1")(x, train)
+
+
+class ResNet(Network):
+    """A ResNet of four stages.
+
+    Attributes:
+        blocks: blocks per stage.
+        bottleneck: whether the blocks are bottlenecks.
+        width: channels of the stem and the first stage.
+        strides: of the four stages.
+    """
+
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    bottleneck: bool = False
+    width: int = 64
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: Train = False) -> jax.Array:
+        """Images [B, H, W, C] in [0, 1] to logits [B, K]."""
+        conv, norm = self.makers()
+        block = Bottleneck if self.bottleneck else BasicBlock
+        x = conv(self.width, name="conv1")(self.prepare(x))
+        x = nn.relu(norm(name="bn1")(x, train))
+        for stage, (count, stride) in enumerate(zip(self.blocks, self.strides, strict=True)):
+            for i in range(count):
+                name = f"layer{stage + 1}_{i}"
+                x = block(self.width * 2**stage, stride if i == 0 else 1, conv, norm, name=name)(x, train)
+        return Linear(self.num_classes, name="linear")(global_average(x))

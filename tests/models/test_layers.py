@@ -1,0 +1,187 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from advjax.models import layers
+from advjax.models.layers import BatchNorm, Conv, Linear, TrainMode
+
+
+def norm_step(x, train, variables=None):
+    layer = BatchNorm()
+    variables = variables or layer.init(jax.random.key(0), x)
+    y, new = layer.apply(variables, x, train, mutable=["batch_stats"])
+    return y, new["batch_stats"]
+
+
+def test_batchnorm_against_hand_computed_values():
+    x = jnp.asarray([1.0, 2.0, 3.0, 6.0]).reshape(2, 2, 1, 1)
+    y, stats = norm_step(x, True)
+    # mean 3; squared deviations 4, 1, 0, 9: biased variance 14/4, unbiased 14/3
+    np.testing.assert_allclose(y.ravel(), (np.array([1, 2, 3, 6]) - 3) / np.sqrt(3.5 + 1e-5), rtol=1e-6)
+    np.testing.assert_allclose(stats["mean"], [0.1 * 3], rtol=1e-6)
+    np.testing.assert_allclose(stats["var"], [0.9 + 0.1 * 14 / 3], rtol=1e-6)
+    evaluated = BatchNorm().apply({"params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)}, "batch_stats": stats}, x)
+    np.testing.assert_allclose(evaluated, (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5), rtol=1e-6)
+
+
+def test_batchnorm_keeps_small_variances_beside_large_means():
+    x = 1000.0 + 0.01 * jax.random.normal(jax.random.key(0), (64, 4, 4, 2))
+    _, var, count = layers.batch_statistics(x, TrainMode())
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-3)
+    assert count == 64 * 16
+
+
+def test_batchnorm_in_bfloat16_keeps_float32_statistics():
+    x = (5.0 + jax.random.normal(jax.random.key(0), (32, 3, 3, 2))).astype(jnp.bfloat16)
+    layer = BatchNorm(dtype="bfloat16")
+    y, new = layer.apply(layer.init(jax.random.key(0), x), x, True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(new["batch_stats"]["mean"], 0.1 * np.asarray(x, np.float64).mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_padding_rows_count_nothing():
+    x = jax.random.normal(jax.random.key(0), (6, 3, 3, 2))
+    padded = jnp.concatenate([x, 100 * jnp.ones((2, 3, 3, 2))])
+    weight = jnp.asarray([1] * 6 + [0] * 2)
+    y, stats = norm_step(x, True)
+    y_padded, stats_padded = norm_step(padded, TrainMode(weight))
+    np.testing.assert_allclose(y_padded[:6], y, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), stats_padded, stats)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_statistics_stay_where_they_are_not_mutable(jit):
+    x = jax.random.normal(jax.random.key(0), (6, 3, 3, 2))
+    layer = BatchNorm()
+    variables = layer.init(jax.random.key(0), x)
+    apply = jax.jit(lambda x: layer.apply(variables, x, True)) if jit else lambda x: layer.apply(variables, x, True)
+    np.testing.assert_allclose(apply(x), norm_step(x, True, variables)[0], atol=1e-6)
+
+
+def test_four_devices_equal_one():
+    """Outputs, running statistics and gradients, with an unequal share of padding on every device."""
+    x = jax.random.normal(jax.random.key(0), (8, 3, 3, 2)) * 3 + 1
+    target = jax.random.normal(jax.random.key(1), x.shape)
+    weight = jnp.asarray([1, 1, 1, 0, 0, 0, 1, 1])
+    variables = {"params": {"scale": jnp.asarray([1.5, 0.5]), "bias": jnp.asarray([0.1, -0.2])}}
+    variables["batch_stats"] = {"mean": jnp.asarray([0.3, 0.4]), "var": jnp.asarray([0.5, 2.0])}
+
+    def loss(params, x, target, weight, axis_name):
+        y, new = BatchNorm().apply(
+            {**variables, "params": params}, x, TrainMode(weight, axis_name), mutable=["batch_stats"]
+        )
+        return jnp.sum(weight[:, None, None, None] * jnp.square(y - target)), new
+
+    def step(x, target, weight):
+        (_, new), (grads, x_grad) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+            variables["params"], x, target, weight, "devices"
+        )
+        return new, lax.psum(grads, "devices"), x_grad
+
+    shards = [v.reshape(4, 2, *v.shape[1:]) for v in (x, target, weight)]
+    new, grads, x_grad = jax.pmap(step, axis_name="devices")(*shards)
+    (_, one_new), (one_grads, one_x_grad) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+        variables["params"], x, target, weight, None
+    )
+    for d in range(4):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[d], b, rtol=1e-5), (new, grads), (one_new, one_grads))  # noqa: B023
+    np.testing.assert_allclose(x_grad.reshape(x.shape), one_x_grad, atol=1e-5)
+
+
+CONVOLUTIONS = st.tuples(
+    st.integers(1, 5),  # kernel
+    st.integers(1, 3),  # stride
+    st.tuples(st.integers(0, 5), st.integers(0, 5)),  # padding
+    st.integers(5, 9),  # height
+    st.integers(5, 9),  # width
+    st.sampled_from([(1, 3, 2), (1, 1, 4), (2, 4, 6), (4, 4, 4)]),  # groups, input and output channels
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(CONVOLUTIONS)
+def test_cured_convolution_has_the_plain_gradients(case):
+    kernel, stride, padding, height, width, (groups, inputs, outputs) = case
+    x = jax.random.normal(jax.random.key(0), (2, height, width, inputs))
+    w = jax.random.normal(jax.random.key(1), (kernel, kernel, inputs // groups, outputs))
+
+    def gradients(function):
+        y, vjp = jax.vjp(lambda x, w: function(x, w, (stride, stride), (padding, padding), groups), x, w)
+        return y, *vjp(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    for cured, plain in zip(gradients(layers.cured_convolution), gradients(layers._convolution), strict=True):
+        np.testing.assert_allclose(cured, plain, atol=2e-4)
+
+
+@pytest.mark.parametrize("stride, padding", [(1, None), (2, 1), (2, (0, 1))])
+def test_cured_convolution_under_transformations(stride, padding):
+    layer, plain = Conv(4, 3, stride, padding), Conv(4, 3, stride, padding, forward_mode=True)
+    x = jax.random.normal(jax.random.key(0), (8, 6, 6, 3))
+    variables = layer.init(jax.random.key(1), x)
+
+    def gradient(layer):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(layer.apply(variables, x))))
+
+    expected = gradient(plain)(x)
+    np.testing.assert_allclose(jax.jit(gradient(layer))(x), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(gradient(layer))(x[:, None])[:, 0], expected, atol=1e-5)
+    mapped = jax.pmap(gradient(layer))(x.reshape(4, 2, 6, 6, 3))
+    np.testing.assert_allclose(mapped.reshape(x.shape), expected, atol=1e-5)
+
+    def descend(layer):
+        return jax.jit(lambda x: lax.fori_loop(0, 3, lambda _, x: x - 0.1 * gradient(layer)(x), x))(x)
+
+    np.testing.assert_allclose(descend(layer), descend(plain), atol=1e-5)
+
+    def curvature(layer):
+        return jax.grad(lambda x: jnp.sum(jnp.square(gradient(layer)(x))))(x)
+
+    np.testing.assert_allclose(curvature(layer), curvature(plain), atol=1e-4)
+
+
+def test_forward_mode_needs_the_switch():
+    x = jnp.ones((1, 4, 4, 2))
+    variables = Conv(2).init(jax.random.key(0), x)
+    assert jax.jvp(lambda x: Conv(2, forward_mode=True).apply(variables, x), (x,), (x,))[1].shape == (1, 4, 4, 2)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: Conv(2).apply(variables, x), (x,), (x,))
+
+
+def test_padding_of_strided_convolutions_is_symmetric():
+    """PyTorch's padding 1 at stride 2 looks at rows -1, 0, 1 first; flax's 'SAME' would look at 0, 1, 2."""
+    layer = Conv(1, 3, 2)
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
+    kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
+    assert layer.apply({"params": {"kernel": kernel}}, x)[0, 0, 0, 0] == kernel[1, 1, 0, 0]
+    same = Conv(1, 3, 2, (0, 1))
+    assert same.apply({"params": {"kernel": kernel}}, x)[0, 0, 0, 0] == kernel[0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2)])
+def test_max_pool(shape):
+    import flax.linen as nn
+
+    x = jax.random.normal(jax.random.key(0), shape)
+    np.testing.assert_array_equal(layers.max_pool_2x2(x), nn.max_pool(x, (2, 2), (2, 2)))
+    ours = jax.grad(lambda x: jnp.sum(jnp.square(layers.max_pool_2x2(x))))(x)
+    theirs = jax.grad(lambda x: jnp.sum(jnp.square(nn.max_pool(x, (2, 2), (2, 2)))))(x)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_initial_scale_is_pytorch_s():
+    conv = Conv(256, use_bias=True).init(jax.random.key(0), jnp.zeros((1, 4, 4, 64)))["params"]
+    bound = (9 * 64) ** -0.5
+    assert 0.99 * bound < jnp.abs(conv["kernel"]).max() <= bound
+    np.testing.assert_allclose(conv["kernel"].std(), bound / 3**0.5, rtol=0.02)
+    assert 0.9 * bound < jnp.abs(conv["bias"]).max() <= bound
+    linear = Linear(128).init(jax.random.key(0), jnp.zeros((1, 400)))["params"]
+    np.testing.assert_allclose(linear["kernel"].std(), 400**-0.5 / 3**0.5, rtol=0.02)
+    assert 0.9 / 20 < jnp.abs(linear["bias"]).max() <= 1 / 20
+    he = Conv(256, kernel_init=layers.he_fan_out).init(jax.random.key(0), jnp.zeros((1, 4, 4, 64)))["params"]
+    np.testing.assert_allclose(he["kernel"].std(), (2 / (9 * 256)) ** 0.5, rtol=0.02)
