@@ -1,0 +1,58 @@
+"""Checks of what a caller hands to an attack. They look at values only where there are any, that is, outside `jit`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax import threat
+from advjax.attacks.loops import is_traced
+from advjax.errors import InputError
+
+
+def check_attack(x, y, norm: str, eps, *, steps: int = 1, restarts: int = 1) -> None:
+    """Raises `InputError` unless images, targets and budget make sense.
+
+    Args:
+        x: images [B, H, W, C], all values in [0, 1].
+        y: labels or probabilities, as many as images.
+        norm: canonical norm.
+        eps: a number or [B], at least 0 and at most the image's diameter in that norm.
+        steps: at least 0.
+        restarts: at least 1.
+    """
+    if getattr(x, "ndim", 0) < 2:
+        raise InputError(f"x must be a batch of images [B, H, W, C], it has shape {np.shape(x)}")
+    if len(x) != len(y):
+        raise InputError(f"x and y must have the same length, they have {len(x)} and {len(y)}")
+    if steps < 0:
+        raise InputError(f"steps (attack.steps) must be at least 0, it is {steps}")
+    if restarts < 1:
+        raise InputError(f"restarts must be at least 1, it is {restarts}")
+    if not is_traced(eps):
+        check_radius(norm, eps, tuple(x.shape[1:]))
+        if np.ndim(eps) and np.shape(eps) != (len(x),):
+            raise InputError(f"eps must be a number or one per image, [{len(x)}], it has shape {np.shape(eps)}")
+    if not is_traced(x) and len(x):
+        low, high = float(jnp.min(x)), float(jnp.max(x))
+        if not (low >= 0.0 and high <= 1.0):
+            raise InputError(f"x must lie in [0, 1], it spans {low:g} to {high:g}")
+
+
+def check_radius(norm: str, eps, image_shape: tuple[int, ...], field: str = "eps") -> None:
+    """Raises `InputError` unless every radius is in [0, diameter of the image in `norm`]."""
+    limit = threat.max_radius(norm, image_shape)
+    values = np.asarray(eps, np.float64)
+    if not np.all((values >= 0) & (values <= limit * (1 + 1e-6))):
+        worst = float(values.ravel()[np.argmax(np.abs(values))])
+        hint = f"; did you mean {worst:g}/255?" if norm == "linf" and 1 < worst <= 255 else ""
+        raise InputError(f"{field} must be between 0 and {limit:g} for {norm}, it is {worst:g}{hint}")
+
+
+def default_ids(ids: jax.Array | None, n: int) -> jax.Array:
+    """`ids` as int32 [n]; 0..n-1 if absent."""
+    ids = jnp.arange(n, dtype=jnp.int32) if ids is None else jnp.asarray(ids, jnp.int32)
+    if ids.shape != (n,):
+        raise InputError(f"ids must be one per image, [{n}], they have shape {ids.shape}")
+    return ids

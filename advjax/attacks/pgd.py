@@ -1,0 +1,193 @@
+"""Projected gradient ascent: one loop that is FGSM, PGD, FGSM-RS, CW-inf or the attack of TRADES or AdaAD."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from advjax import losses, threat
+from advjax.attacks.inputs import check_attack, default_ids
+from advjax.attacks.loops import as_partial, is_traced, repeat
+
+
+@dataclasses.dataclass(frozen=True)
+class Ascent:
+    """One step x' <- P(x' + step_size * direction(gradient)), as a hashable loop body.
+
+    Attributes:
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        l1_k: for l_1, the range from which the number of coordinates that move is drawn, per step and example.
+    """
+
+    norm: str
+    l1_k: tuple[int, int] = (5, 20)
+
+    def __call__(self, i, carry, objective, x, eps, step_size, key, ids):
+        x_adv, aux = carry
+
+        def total(x_adv):
+            values, new_aux = objective(x_adv, aux)
+            return jnp.sum(values), new_aux
+
+        gradient, aux = jax.grad(total, has_aux=True)(x_adv)
+        if self.norm == "l1":
+            low, high = self.l1_k
+            keys = threat.example_keys(jax.random.fold_in(key, i), ids)
+            k = jax.vmap(lambda k: jax.random.randint(k, (), low, high + 1))(keys)
+            direction = threat.steepest_step(gradient, "l1", x=x_adv, k=k)
+        else:
+            direction = threat.steepest_step(gradient, self.norm)
+        step = jnp.asarray(step_size, x.dtype)
+        step = step.reshape(step.shape + (1,) * (x.ndim - step.ndim)) if step.ndim else step
+        return threat.project(x_adv + step * direction, x, self.norm, eps), aux
+
+
+def maximize(
+    objective: Callable[[jax.Array, Any], tuple[jax.Array, Any]],
+    x: jax.Array,
+    start: jax.Array,
+    *,
+    norm: str,
+    eps: jax.typing.ArrayLike,
+    step_size: jax.typing.ArrayLike,
+    steps: int,
+    key: jax.Array,
+    ids: jax.Array,
+    aux: Any = (),
+) -> tuple[jax.Array, Any]:
+    """The core that every PGD here shares: any objective, any start, and something carried along.
+
+    Args:
+        objective: `(x', aux) -> ([B], aux)`; maximised per example. What it returns beside the values is carried to the
+            next step: BatchNorm statistics that the attack moves, a count of correct points (GAIRAT), who is fooled.
+        x: clean images [B, H, W, C] in [0, 1], the centre of the ball.
+        start: where the first gradient is taken, [B, H, W, C].
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        eps: radius, a number or [B].
+        step_size: length of a step in that norm, a number or [B].
+        steps: number of gradients.
+        key: draws l_1's number of coordinates.
+        ids: example ids [B].
+        aux: the first `aux`.
+
+    Returns:
+        The last point, inside ball and box, gradients stopped, and the last aux.
+    """
+    x, start = jax.lax.stop_gradient((x, start))
+    x_adv, aux = repeat(Ascent(norm), steps, (start, aux), as_partial(objective), x, eps, step_size, key, ids)
+    return jax.lax.stop_gradient((threat.project(x_adv, x, norm, eps), aux))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfLogits:
+    """A loss of the logits as an objective; with `freeze` an example stops moving once it is misclassified."""
+
+    loss: losses.Objective
+    freeze: bool = False
+
+    def __call__(self, logits_fn, target, x_adv, standing):
+        logits = logits_fn(x_adv)
+        values = self.loss(logits, target)
+        if self.freeze:
+            standing = standing * losses.correct(logits, target)
+            values = values * standing
+        return values, standing
+
+
+def objective_of(
+    logits_fn: Callable, target: jax.Array, loss: str | losses.Objective, freeze: bool = False
+) -> jax.tree_util.Partial:
+    """The objective `(x', aux) -> ([B], aux)` that `maximize` takes, from a network, a target and a loss of both."""
+    return jax.tree_util.Partial(_OfLogits(losses.objective(loss), freeze), as_partial(logits_fn), target)
+
+
+@partial(jax.jit, static_argnames=("norm", "kind"))
+def _start(key, x, ids, eps, *, norm, kind):
+    return threat.random_start(key, x, ids, norm, eps, kind)
+
+
+@partial(jax.jit, static_argnames=("loss",))
+def _keep_better(best, score, x_adv, logits_fn, y, *, loss):
+    """The better of two candidates per example: misclassified before not, then the larger loss."""
+    logits = logits_fn(x_adv)
+    fooled = 1.0 - losses.correct(logits, y) if y.ndim == 1 else jnp.zeros(len(x_adv))
+    new = jnp.stack([fooled, losses.objective(loss)(logits, y)], -1)
+    better = (new[:, 0] > score[:, 0]) | ((new[:, 0] == score[:, 0]) & (new[:, 1] > score[:, 1]))
+    keep = better.reshape(better.shape + (1,) * (x_adv.ndim - 1))
+    return jnp.where(keep, x_adv, best), jnp.where(better[:, None], new, score)
+
+
+def pgd(
+    logits_fn: Callable[[jax.Array], jax.Array],
+    key: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    eps: jax.typing.ArrayLike,
+    step_size: jax.typing.ArrayLike,
+    steps: int,
+    norm: str = "linf",
+    ids: jax.Array | None = None,
+    start: str = "uniform",
+    objective: str | losses.Objective = "ce",
+    restarts: int = 1,
+    freeze: bool = False,
+) -> jax.Array:
+    """Projected gradient descent attack (Madry et al. 2018) on any network, in any of the three norms.
+
+    Pure: the same arguments give the same images, and an example's noise depends on `key` and its id only, never on the
+    batch around it. May be called inside `jit`, `pmap` and `vmap` or on its own; on its own it compiles once per
+    `logits_fn` object, shape and set of static arguments.
+
+    Args:
+        logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], evaluation mode.
+        key: random key, `jax.random.key(seed)`.
+        x: clean images [B, H, W, C], float32 in [0, 1].
+        y: labels [B], or whatever target the objective takes (`"kl"`: probabilities [B, K]).
+        eps: radius of the ball, a number or one per example [B]; 0 returns the clean images.
+        step_size: length of a step in `norm`, a number or [B].
+        steps: number of steps.
+        norm: `"linf"`, `"l2"` or `"l1"`; an l_1 step moves 5 to 20 coordinates, drawn per step and example.
+        ids: example ids [B], int32; 0..B-1 if absent.
+        start: `"uniform"`, `"uniform_unclipped"`, `"normal"` or `"none"` (`advjax.threat.random_start`).
+        objective: `"ce"`, `"margin"`, `"cw"`, `"dlr"`, `"kl"` or a function `(logits, y) -> [B]`, maximised.
+        restarts: number of runs from different starts, of which every example keeps the best: misclassified before
+            not, then the larger objective.
+        freeze: whether an example stops moving as soon as it is misclassified.
+
+    Returns:
+        Images [B, H, W, C] inside the ball and the box.
+
+    Raises:
+        InputError: images outside [0, 1], a negative or too large `eps`, wrong shapes, an unknown name.
+    """
+    norm = threat.canonical_norm(norm)
+    check_attack(x, y, norm, eps, steps=steps, restarts=restarts)
+    x = jnp.asarray(x, jnp.float32)
+    y = jnp.asarray(y)
+    ids = default_ids(ids, len(x))
+    logits_fn = as_partial(logits_fn)
+    target = objective_of(logits_fn, y, objective, freeze)
+
+    def attack(key):
+        first = _start(key, x, ids, eps, norm=norm, kind=start)
+        standing = jnp.ones(len(x)) if freeze else ()
+        return maximize(
+            target, x, first, norm=norm, eps=eps, step_size=step_size, steps=steps, key=key, ids=ids, aux=standing
+        )[0]
+
+    keys = jax.vmap(lambda restart: jax.random.fold_in(key, restart))(jnp.arange(restarts))
+    if restarts == 1:
+        return attack(keys[0])
+    # On CPU a vmapped loop would be a loop on the device, which `repeat` avoids there.
+    side_by_side = is_traced(key, x) or jax.default_backend() != "cpu"
+    candidates = jax.vmap(attack)(keys) if side_by_side else map(attack, keys)
+    best, score = x, jnp.full((len(x), 2), -jnp.inf)
+    for candidate in candidates:
+        best, score = _keep_better(best, score, candidate, logits_fn, y, loss=objective)
+    return best

@@ -1,0 +1,265 @@
+"""The contract between a method and everything that is not a method.
+
+A method says which networks it trains, what state it keeps, how it crafts its adversarial examples and what its loss
+is. Loop, devices, checkpoints, data, evaluation and reports know no method by name. `advjax.training.step` turns a
+method into one training step per device:
+
+    state.rows  <- the batch's rows of the per-example state
+    crafted      = stop_gradient(method.perturb(context, key))
+    at           = method.displace(context, crafted, key)          where the gradient is taken; w itself, but for AWP
+    loss, aux    = method.loss(context with params at, crafted, key)
+    w           <- w + optimizer(mean over devices of d loss / d at)
+    statistics, state <- aux
+    networks    <- method.settle(context, crafted)                 what still has to happen at the new parameters
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax import losses, models
+from advjax.models.layers import TrainMode
+
+Metric = tuple[jax.Array, jax.Array]
+
+
+class Batch(NamedTuple):
+    """One device's share of a training batch.
+
+    Attributes:
+        image: [B, H, W, C] float32 in [0, 1], augmented.
+        label: [B] int32.
+        id: [B] int32, row in the training set: keys an example's noise and addresses its row of the state.
+        weight: [B] 1, or 0 for the padding of the last batch.
+    """
+
+    image: jax.Array
+    label: jax.Array
+    id: jax.Array
+    weight: jax.Array
+
+
+class State(NamedTuple):
+    """What a method remembers beyond parameters, statistics and optimizer state. Checkpointed.
+
+    Attributes:
+        shared: any pytree, the same on all devices (temperatures, loss weights, first losses).
+        rows: any pytree of arrays with a row per training example, [N, ...]; inside a step, the batch's rows, [B, ...].
+    """
+
+    shared: Any = ()
+    rows: Any = ()
+
+
+class Aux(NamedTuple):
+    """What a loss hands back beside its value.
+
+    Attributes:
+        stats: new statistics of the networks whose training forwards moved them, by name.
+        state: the new state, rows those of the batch; None if the method keeps none or changes nothing.
+        metrics: name -> (sum, count), made by `Context.metric`; added up over devices and steps.
+    """
+
+    stats: Mapping[str, Any]
+    state: State | None = None
+    metrics: Mapping[str, Metric] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network inside a step: its module, its variables, and the batch that a training forward belongs to.
+
+    Training forwards return the network with its new statistics, so their order is the order of the assignments:
+    `logits, net = net.train(x_adv)`.
+    """
+
+    module: nn.Module
+    params: Any
+    stats: Any
+    mode: TrainMode
+    key: jax.Array
+
+    @property
+    def logits_fn(self) -> jax.tree_util.Partial:
+        """Evaluation mode: images -> logits on the running statistics; nothing is updated."""
+        return models.logits_fn(self.module, {"params": self.params, "batch_stats": self.stats})
+
+    def train(self, x: jax.Array) -> tuple[jax.Array, Network]:
+        """A training forward.
+
+        Args:
+            x: images [B, H, W, C], or several such batches concatenated, [m B, H, W, C], over which BatchNorm then
+                normalises as over one.
+
+        Returns:
+            Logits [m B, K], and the network with the statistics that this forward moved.
+        """
+        weight = self.mode.weight
+        if weight is not None and len(x) != len(weight):
+            weight = jnp.tile(weight, len(x) // len(weight))
+        key, dropout = jax.random.split(self.key)
+        logits, updated = self.module.apply(
+            {"params": self.params, "batch_stats": self.stats},
+            x,
+            train=self.mode._replace(weight=weight),
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout},
+        )
+        stats = jax.lax.stop_gradient(updated.get("batch_stats", self.stats))
+        return logits, dataclasses.replace(self, stats=stats, key=key)
+
+    def with_stats(self, stats: Any) -> Network:
+        """The same network with other running statistics."""
+        return dataclasses.replace(self, stats=stats)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """All that a method may look at in a step.
+
+    Attributes:
+        nets: every network by name, trained, averaged and frozen; of the trained ones of this round the parameters are
+            those that the gradient is taken at.
+        state: shared, and the batch's rows.
+        batch: this device's share.
+        epoch: int32, counted from 0, traced.
+        phase: what `Method.phase` gave for this epoch, static.
+        round: index of the round, static.
+        num_classes: number of classes, K.
+        psum: sum over devices (the identity on none); use `mean` and `metric` instead where they do.
+    """
+
+    nets: Mapping[str, Network]
+    state: State
+    batch: Batch
+    epoch: jax.Array
+    phase: Hashable
+    round: int
+    num_classes: int
+    psum: Callable[[Any], Any]
+
+    def mean(self, values: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+        """The mean over the global batch, the same on all devices; every state that a loss feeds goes through here.
+
+        Args:
+            values: [B], or [m B] for several batches concatenated.
+            weight: [B] or [m B], multiplied with the padding mask; `sum(weight values) / sum(mask)`, as GAIRAT and MAIL
+                weight their losses. 1 if absent.
+        """
+        mask = self._mask(values)
+        total = values * mask if weight is None else values * weight * mask
+        total, count = self.psum((jnp.sum(total), jnp.sum(mask)))
+        return total / count
+
+    def metric(self, values: jax.Array) -> Metric:
+        """(sum, count) of per-example values [B] or [m B], or of one number; averages over steps and devices follow."""
+        values = jax.lax.stop_gradient(values)
+        if values.ndim == 0:
+            return values.astype(jnp.float32), jnp.ones(())
+        mask = self._mask(values)
+        return jnp.sum(values * mask), jnp.sum(mask)
+
+    def with_params(self, params: Mapping[str, Any]) -> Context:
+        """The same context with other parameters for the networks named."""
+        nets = {name: dataclasses.replace(self.nets[name], params=value) for name, value in params.items()}
+        return dataclasses.replace(self, nets={**self.nets, **nets})
+
+    def with_nets(self, nets: Mapping[str, Network]) -> Context:
+        """The same context with other networks in place of those named."""
+        return dataclasses.replace(self, nets={**self.nets, **nets})
+
+    def _mask(self, values: jax.Array) -> jax.Array:
+        weight = self.batch.weight
+        return weight if len(values) == len(weight) else jnp.tile(weight, len(values) // len(weight))
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Base class: one network called `model`, no state, one phase, one round, no attack.
+
+    A method is a frozen dataclass: its fields are its hyperparameters, plain values, set by name in `config.method`.
+    """
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the networks that are trained, each with an optimizer state of its own."""
+        return ("model",)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the networks that are given (teachers): never trained, never checkpointed."""
+        return ()
+
+    @property
+    def averaged(self) -> Mapping[str, str]:
+        """Names of networks that are derived from a trained one (EMA, SWA) -> the network that each starts as."""
+        return {}
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Names of the networks that the report is about; the first chooses the best checkpoint."""
+        return self.trained
+
+    @property
+    def rounds(self) -> tuple[tuple[str, ...], ...]:
+        """Names that step together, a tuple per optimizer step; by default all step once, from the same parameters."""
+        return (self.trained,)
+
+    @property
+    def perturb_each_round(self) -> bool:
+        """Whether every round crafts its own examples; otherwise all use those crafted before the first."""
+        return False
+
+    def init_state(self, labels: np.ndarray, num_classes: int) -> State:
+        """The state before the first step, from the training labels [N]."""
+        del labels, num_classes
+        return State()
+
+    def phase(self, epoch: int, epochs: int) -> Hashable:
+        """What changes the program between epochs (not what merely varies with time: that reads `Context.epoch`).
+
+        Called on the host; every distinct value is compiled once and arrives as `Context.phase`.
+
+        Args:
+            epoch: counted from 0.
+            epochs: length of the run.
+        """
+        del epoch, epochs
+        return None
+
+    def perturb(self, context: Context, key: jax.Array) -> Any:
+        """The adversarial examples of this batch, or any pytree that the loss wants; gradients are stopped."""
+        return context.batch.image
+
+    def displace(self, context: Context, crafted: Any, key: jax.Array) -> dict[str, Any]:
+        """Parameters of this round's networks at which the loss is differentiated; their own, but for AWP."""
+        return {name: context.nets[name].params for name in self.rounds[context.round]}
+
+    def loss(self, context: Context, crafted: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
+        """The loss of this round's networks, a scalar that is the same on all devices, and what else comes out."""
+        raise NotImplementedError
+
+    def settle(self, context: Context, crafted: Any) -> Mapping[str, Network]:
+        """Networks that change once more after the update: statistics at the new parameters, averages.
+
+        Args:
+            context: with the new parameters, statistics and state.
+            crafted: as in `loss`.
+
+        Returns:
+            The changed networks by name.
+        """
+        return {}
+
+
+def accuracy(context: Context, **logits: jax.Array) -> dict[str, Metric]:
+    """Metrics `NAME_accuracy` from logits [B, K] by keyword: `accuracy(context, clean=z, robust=z_adv)`."""
+    label = context.batch.label
+    return {f"{name}_accuracy": context.metric(losses.correct(z, label)) for name, z in logits.items()}

@@ -1,0 +1,32 @@
+"""Numbers that may be written as fractions: 8/255 is what people mean, 0.03137 is not quite it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from advjax.errors import InputError
+
+Number = float | int | str
+
+
+def number(value: Number, field: str = "number") -> float:
+    """The value of a number or of a fraction such as `"8/255"`.
+
+    Raises:
+        InputError: neither, or not finite.
+    """
+    try:
+        if isinstance(value, str) and "/" in value:
+            top, bottom = value.split("/")
+            return float(Fraction(top.strip()) / Fraction(bottom.strip()))
+        result = float(value)
+    except (ValueError, TypeError, ZeroDivisionError):
+        result = float("nan")
+    if not abs(result) < float("inf"):
+        raise InputError(f"{field} must be a number or a fraction such as 8/255, it is {value!r}")
+    return result
+
+
+def text(value: Number) -> str:
+    """The number as its user wrote it: fractions stay fractions."""
+    return value.replace(" ", "") if isinstance(value, str) else f"{value:g}"

@@ -1,0 +1,127 @@
+"""Learning rate schedules and optimizers, from the plain values of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from advjax.errors import InputError, unknown
+
+SCHEDULES = ("piecewise", "cosine", "cyclic", "onecycle", "constant")
+
+
+def learning_rate(
+    name: str,
+    peak: float,
+    epochs: int,
+    steps_per_epoch: int,
+    *,
+    milestones: Sequence[float] = (0.5, 0.75),
+    factor: float | Sequence[float] = 0.1,
+    warmup: float = 0.0,
+    warmup_factor: float = 0.0,
+    peak_at: float = 0.5,
+) -> optax.Schedule:
+    """The learning rate as a function of the step. Times are fractions of the run, so that it rescales with `epochs`.
+
+    Args:
+        name: `"piecewise"` (multiplied by `factor` at each milestone, which is rounded to a whole epoch), `"cosine"`
+            (to 0), `"cyclic"` (linear 0 -> peak -> 0), `"onecycle"` (optax's: cosine up from peak/25, then down to
+            peak/250000), `"constant"`.
+        peak: the largest learning rate.
+        epochs: length of the run.
+        steps_per_epoch: steps in an epoch.
+        milestones: fractions of the run at which a piecewise schedule drops, ascending, in (0, 1].
+        factor: what each drop multiplies with; one number, or one per milestone.
+        warmup: fraction of the run at its start, rounded to a whole epoch, at `warmup_factor` x peak (if
+            `warmup_factor` is not 0) or rising linearly from 0 (piecewise and cosine).
+        warmup_factor: see `warmup`.
+        peak_at: fraction of the run at which a cyclic or one-cycle schedule peaks.
+
+    Raises:
+        InputError: an unknown name, or times outside the run.
+    """
+    total = epochs * steps_per_epoch
+    if name not in SCHEDULES:
+        raise unknown("schedule (schedule.name)", name, SCHEDULES)
+    if list(milestones) != sorted(milestones) or any(not 0 < m <= 1 for m in milestones):
+        raise InputError(f"schedule.milestones must be ascending fractions of the run in (0, 1], they are {milestones}")
+    if not 0 <= warmup < 1:
+        raise InputError(f"schedule.warmup must be a fraction of the run in [0, 1), it is {warmup}")
+    if not 0 < peak_at < 1:
+        raise InputError(f"schedule.peak_at must be a fraction of the run in (0, 1), it is {peak_at}")
+    if name == "constant":
+        return optax.constant_schedule(peak)
+    if name == "cyclic":
+        top = round(peak_at * total)
+        return optax.piecewise_interpolate_schedule("linear", 0.0, {0: 1.0}) if total == 0 else _triangle(peak, top, total)
+    if name == "onecycle":
+        return optax.cosine_onecycle_schedule(total, peak, pct_start=peak_at)
+    warm = round(warmup * epochs) * steps_per_epoch
+    if name == "cosine":
+        main = optax.cosine_decay_schedule(peak, max(total - warm, 1))
+    else:
+        factors = [factor] * len(milestones) if isinstance(factor, (int, float)) else list(factor)
+        if len(factors) != len(milestones):
+            raise InputError(f"schedule.factor must be a number or one per milestone, it is {factor}")
+        drops: dict[int, float] = {}
+        for milestone, value in zip(milestones, factors, strict=True):
+            at = round(milestone * epochs) * steps_per_epoch - warm
+            drops[at] = drops.get(at, 1.0) * value
+        main = optax.piecewise_constant_schedule(peak, drops)
+    if not warm:
+        return main
+    start = optax.constant_schedule(warmup_factor * peak) if warmup_factor else optax.linear_schedule(0.0, peak, warm)
+    return optax.join_schedules([start, main], [warm])
+
+
+def _triangle(peak: float, top: int, total: int) -> optax.Schedule:
+    up, down = optax.linear_schedule(0.0, peak, top), optax.linear_schedule(peak, 0.0, total - top)
+    return optax.join_schedules([up, down], [top])
+
+
+def sgd(
+    schedule: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 5e-4,
+    decay: str = "all",
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """SGD as PyTorch runs it: the decay is added to the gradient before the momentum.
+
+    Args:
+        schedule: learning rate, a number or a function of the step.
+        momentum: 0 for none.
+        nesterov: Nesterov's form.
+        weight_decay: L2 coefficient.
+        decay: `"all"` parameters, as the papers do, or `"kernels"` only (arrays of two dimensions or more).
+        clip_norm: the gradient's global norm (per network) is clipped to this; 0 for no clipping.
+
+    Raises:
+        InputError: an unknown `decay`.
+    """
+    if decay not in ("all", "kernels"):
+        raise unknown("decay (optimizer.decay)", decay, ("all", "kernels"))
+    mask: Any = None if decay == "all" else lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts.append(optax.add_decayed_weights(weight_decay, mask))
+    parts.append(optax.sgd(schedule, momentum or None, nesterov))
+    return optax.chain(*parts)
+
+
+def from_config(
+    optimizer: Mapping[str, Any], schedule: Mapping[str, Any], epochs: int, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer and its schedule from `config.optimizer` and `config.schedule`."""
+    optimizer, schedule = dict(optimizer), dict(schedule)
+    if (name := optimizer.pop("name")) != "sgd":
+        raise unknown("optimizer (optimizer.name)", name, ("sgd",))
+    peak = optimizer.pop("learning_rate")
+    rate = learning_rate(schedule.pop("name"), peak, epochs, steps_per_epoch, **schedule)
+    return sgd(rate, **optimizer), rate

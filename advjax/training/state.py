@@ -1,0 +1,73 @@
+"""What changes during training, and nothing else: the pytree that is checkpointed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from advjax import models
+from advjax.methods.base import Method, State
+
+
+@struct.dataclass
+class TrainState:
+    """State of a run between two steps.
+
+    Attributes:
+        step: int32, steps done.
+        params: name -> parameters, of the trained and the averaged networks.
+        stats: name -> BatchNorm statistics, of the same.
+        opt_state: name -> optimizer state, of the trained networks.
+        method: the method's own state.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    opt_state: dict[str, Any]
+    method: State
+
+
+def create_state(
+    method: Method,
+    modules: Mapping[str, nn.Module],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    labels: np.ndarray,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    given: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        method: what is trained.
+        modules: name -> module, of every network of the method.
+        optimizer: the same for every network; each has its own state.
+        seed: every network's initial parameters depend on it and on the network's name.
+        labels: training labels [N].
+        num_classes: number of classes.
+        image_shape: (H, W, C).
+        given: name -> variables to start from instead of fresh ones.
+    """
+    variables = {}
+    for index, name in enumerate(method.trained):
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        variables[name] = (given or {}).get(name) or models.init(modules[name], key, image_shape)
+    opt_state = {name: optimizer.init(variables[name]["params"]) for name in method.trained}
+    for name, source in method.averaged.items():
+        variables[name] = jax.tree.map(jnp.copy, variables[source])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params={name: value["params"] for name, value in variables.items()},
+        stats={name: value.get("batch_stats", {}) for name, value in variables.items()},
+        opt_state=opt_state,
+        method=method.init_state(labels, num_classes),
+    )
