@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -98,3 +99,60 @@ def check_labels(label: np.ndarray, count: int, where: str, num_classes: int | N
         bound = f"0..{num_classes - 1} ({num_classes} classes)" if num_classes is not None else "integers from 0 on"
         raise InputError(f"{where}: labels run from {low} to {high}; allowed: {bound}")
     return label.astype(np.int32)
+
+
+def stack_images(images: Iterable[np.ndarray], count: int, describe: Callable[[int], str]) -> np.ndarray:
+    """Images that come one by one, in one array that is allocated once.
+
+    Args:
+        images: `count` times uint8 [H, W, C].
+        count: how many, at least 1.
+        describe: the field and the origin of an image, by its row, for messages.
+
+    Returns:
+        uint8 [count, H, W, C].
+
+    Raises:
+        InputError: images of different shapes.
+    """
+    rows = enumerate(images)
+    _, first = next(rows)
+    stacked = np.empty((count, *first.shape), np.uint8)
+    stacked[0] = first
+    for row, image in rows:
+        if image.shape != first.shape:
+            raise InputError(
+                f"{describe(row)} has the shape {image.shape}, {describe(0)} has {first.shape}; "
+                "allowed: one shape, or data.image_size to resize and crop to"
+            )
+        stacked[row] = image
+    return stacked
+
+
+def fit(image: np.ndarray, size: int | None) -> np.ndarray:
+    """The largest centred square of an image, resized to size x size (bilinear, antialiased); as it is without size.
+
+    The same pixels as scaling the shorter side to `size` and cropping the centre, but for rounding.
+
+    Args:
+        image: uint8 [H, W, C], C 1, 3 or 4.
+        size: pixels per side or None.
+    """
+    if size is None:
+        return image
+    from PIL import Image, ImageOps
+
+    grey = image.shape[-1] == 1
+    resized = ImageOps.fit(
+        Image.fromarray(image[..., 0] if grey else image), (size, size), method=Image.Resampling.BILINEAR
+    )
+    return np.asarray(resized).reshape(size, size, image.shape[-1])
+
+
+def check_equal_shapes(train: Split, test: Split, where: str) -> None:
+    """Raises an `InputError` if the images of the two parts differ in shape."""
+    if train.image.shape[1:] != test.image.shape[1:]:
+        raise InputError(
+            f"{where}: training images have the shape {train.image.shape[1:]}, test images {test.image.shape[1:]}; "
+            "allowed: one shape, or data.image_size to resize and crop to"
+        )

@@ -27,33 +27,38 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Datas
     Raises:
         InputError: anything amiss, with the file and what is allowed.
     """
-    if path.is_dir():
-        files = {part: sorted(path.glob(f"{part}*.npz"), key=_natural) for part in ("train", "test")}
-        for part, shards in files.items():
-            if not shards:
-                found = ", ".join(sorted(p.name for p in path.glob("*.npz"))[:8]) or "no .npz file"
-                raise InputError(f"data.path: no {part} part in {path}: looked for {part}*.npz, found {found}")
-    elif path.is_file():
-        files = {"train": [path], "test": [path]}
+    one_file = path.is_file()
+    if one_file:
+        files = [("train", path), ("test", path)]
+    elif path.is_dir():
+        files = [(part, file) for part in ("train", "test") for file in _shards(path, part)]
     else:
         raise InputError(f"data.path: {path} does not exist; looked for an npz file or a directory of npz shards")
 
-    one_file = path.is_file()
-    shards = {part: [_shard(file, part, one_file) for file in paths] for part, paths in files.items()}
-    first_file, first_shape = files["train"][0], shards["train"][0].image.shape[1:]
-    for part, splits in shards.items():
-        for file, split in zip(files[part], splits, strict=True):
-            if split.image.shape[1:] != first_shape:
-                raise InputError(
-                    f"data.path: images of different shapes: {first_shape} in {first_file} (train), "
-                    f"{split.image.shape[1:]} in {file} ({part}); all must be equal"
-                )
-    classes = num_classes or _count_classes(shards["train"], path)
-    for part, splits in shards.items():
-        for file, split in zip(files[part], splits, strict=True):
-            check_labels(split.label, len(split.image), _where(file, part), classes)
-    train, test = (_concatenate(shards[part]) for part in ("train", "test"))
-    return Dataset(name, train, test, classes)
+    splits = [_read_part(file, part, one_file) for part, file in files]
+    shape, first = splits[0].image.shape[1:], files[0][1]
+    for (part, file), split in zip(files, splits, strict=True):
+        if split.image.shape[1:] != shape:
+            raise InputError(
+                f"data.path: images of different shapes: {shape} in {first} (train), "
+                f"{split.image.shape[1:]} in {file} ({part}); allowed: one shape"
+            )
+    parts = {
+        wanted: [split for (part, _), split in zip(files, splits, strict=True) if part == wanted]
+        for wanted in ("train", "test")
+    }
+    classes = num_classes or _count_classes(parts["train"], path)
+    for (part, file), split in zip(files, splits, strict=True):
+        check_labels(split.label, len(split.image), _where(file, part), classes)
+    return Dataset(name, _concatenate(parts["train"]), _concatenate(parts["test"]), classes)
+
+
+def _shards(folder: pathlib.Path, part: str) -> list[pathlib.Path]:
+    shards = sorted(folder.glob(f"{part}*.npz"), key=_natural)
+    if not shards:
+        found = ", ".join(sorted(file.name for file in folder.glob("*.npz"))[:8]) or "no .npz file"
+        raise InputError(f"data.path: no {part} part in {folder}: looked for {part}*.npz, found {found}")
+    return shards
 
 
 def _natural(path: pathlib.Path) -> list[tuple[int, str]]:
@@ -82,7 +87,7 @@ def _concatenate(splits: list[Split]) -> Split:
     return Split(np.concatenate([s.image for s in splits]), np.concatenate([s.label for s in splits]))
 
 
-def _shard(file: pathlib.Path, part: str, one_file: bool) -> Split:
+def _read_part(file: pathlib.Path, part: str, one_file: bool) -> Split:
     pairs = [(f"x_{part}", f"y_{part}")] if one_file else [("image", "label"), (f"x_{part}", f"y_{part}")]
     where = _where(file, part)
     try:

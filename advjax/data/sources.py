@@ -6,37 +6,61 @@ import os
 import pathlib
 from typing import Any
 
-from advjax.data import digits, npz
+from advjax.data import digits, folder, npz, tfds
 from advjax.data.base import Dataset
 from advjax.errors import InputError, unknown
 
-# TFDS builders that are listed, with the classes that data under these names must have wherever they are read from.
-_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10, "fashion_mnist": 10, "mnist": 10, "digits": 10}
+# The TFDS builders that are listed. Data read from a path under one of these names must have its classes.
+_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "svhn_cropped": 10, "fashion_mnist": 10, "mnist": 10}
 
 
 def names() -> tuple[str, ...]:
     """The names that are listed; `load` takes every other TFDS image classification builder, too."""
-    return ("digits", "npz", *(name for name in _CLASSES if name != "digits"))
+    return ("npz", "image_folder", *_CLASSES)
 
 
 def load(name: str, path: str | os.PathLike | None = None, **options: Any) -> Dataset:
-    """Reads a data set into main memory as uint8.
+    """Reads a data set into main memory, as uint8.
+
+    In memory a data set takes N H W C bytes (CIFAR-10 with its test part 184 MB), on every device the same for the
+    training part, where each batch becomes float32 when it is needed. For data sets up to a few GB.
 
     Args:
-        name: `digits` (embedded), `npz` (needs `path`), or the name of a TFDS builder.
-        path: an npz file or a directory of npz shards; read instead of what the name says.
+        name: `digits` (embedded), `npz`, `image_folder` (both need `path`), or the name of a TFDS builder.
+        path: an npz file, a directory of npz shards (see `npz.read`), or an image folder (`folder.read`). Given with
+            any other name it is read in place of what that name says, as an image folder if it has a folder `train`
+            in it.
         **options: None, 0 and "" mean "not given".
-            num_classes: number of classes of npz data, by default that of the name or one more than the largest
-                training label.
+            num_classes: number of classes, for data from a path; by default that which the name is known to have,
+                the image folder's number of folders, or one more than the largest training label.
+            image_size: for image folders and TFDS: resize and crop the centre to image_size x image_size.
+            data_dir: for TFDS: where it keeps its data.
 
     Raises:
         InputError: one line that names the field and what is allowed.
     """
-    options = {key: value for key, value in options.items() if value}
+    given = {key: value for key, value in options.items() if value}
+    for key in ("num_classes", "image_size"):
+        if given.get(key, 1) < 1:
+            raise InputError(f"data.{key} is {given[key]}; allowed: integers from 1 on, 0 for the default")
     if path:
-        return npz.read(name, pathlib.Path(path), options.get("num_classes") or _CLASSES.get(name))
-    if name == "digits":
-        return digits.read()
+        path = pathlib.Path(path)
+        as_folder = name == "image_folder" or (name != "npz" and (path / "train").is_dir())
+        _check_options(given, ("num_classes", "image_size") if as_folder else ("num_classes",), f"data from {path}")
+        given.setdefault("num_classes", _CLASSES.get(name))
+        return folder.read(name, path, **given) if as_folder else npz.read(name, path, **given)
     if name == "npz":
         raise InputError("data.path: none given; npz needs an npz file or a directory of npz shards")
-    raise unknown("data set (data.name)", name, names())
+    if name == "image_folder":
+        raise InputError("data.path: none given; image_folder needs a folder with train/CLASS/ in it")
+    if name == "digits":
+        _check_options(given, (), "digits")
+        return digits.read()
+    _check_options(given, ("data_dir", "image_size"), f"the TFDS data set {name!r}")
+    return tfds.read(name, names(), **given)
+
+
+def _check_options(given: dict[str, Any], allowed: tuple[str, ...], source: str) -> None:
+    for key in given:
+        if key not in allowed:
+            raise unknown(f"option for {source}: data field", key, allowed)

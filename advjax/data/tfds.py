@@ -1,0 +1,157 @@
+"""Data sets of TensorFlow Datasets, read without TensorFlow where they lie on disk in a random access format."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from advjax.data.base import Dataset, Split, check_equal_shapes, check_images, check_labels, fit, stack_images
+from advjax.errors import InputError, unknown
+
+_EXTRA = 'pip install "advjax[tfds]"'
+
+
+def read(name: str, listed: Sequence[str], data_dir: str | None = None, image_size: int | None = None) -> Dataset:
+    """Reads an image classification data set of TFDS into main memory.
+
+    A data set prepared in the format array_record is read without TensorFlow. One that is not prepared yet is
+    downloaded and prepared in that format, and one prepared as tfrecord is read as it is; both need TensorFlow.
+
+    Args:
+        name: a builder's name, with configuration or version if need be (`emnist/letters`, `cifar10:3.0.2`), or the
+            name of a data set prepared in `data_dir` whose builder TFDS does not have.
+        listed: names to show, beside the nearest builders, when there is no such data set.
+        data_dir: where TFDS keeps its data; by default the environment variable `TFDS_DATA_DIR` or
+            `~/tensorflow_datasets`.
+        image_size: resize and crop to that size, see `base.fit`.
+
+    Returns:
+        The parts `train` and `test`, or `validation` in place of a missing `test`.
+
+    Raises:
+        InputError: no such data set, none of image classification, images that are not uint8 or differ in shape, no
+            such parts, or TensorFlow needed and missing.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise InputError(f"data.name: {name!r} needs tensorflow-datasets, which fails to import ({error})") from error
+    with _quiet():
+        return _read(tfds, _find(tfds, name, listed, data_dir), name, data_dir, image_size)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's warnings (no OpenCV, not prepared yet) from burying the one line that matters."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _find(tfds: Any, name: str, listed: Sequence[str], data_dir: str | None) -> Any:
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        builders = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name.lower(), builders, n=3, cutoff=0.6)
+        raise unknown("data set (data.name, listed or any TFDS builder)", name, {*listed, *near}) from None
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"data.name: {name!r} needs more than TFDS itself ({reason}); try {_EXTRA}") from error
+
+
+def _read(tfds: Any, builder: Any, name: str, data_dir: str | None, image_size: int | None) -> Dataset:
+    image_key, label_key = _keys(tfds, builder, name)
+    if not builder.is_prepared():
+        builder = _prepare(tfds, name, data_dir)
+    parts = builder.info.splits
+    test_part = "test" if "test" in parts else "validation"
+    if "train" not in parts or test_part not in parts:
+        raise InputError(f"data.name: {name!r} has the parts {', '.join(parts)}; needed: train, and test or validation")
+
+    label_feature = builder.info.features[label_key]
+    train, test = (
+        _split(tfds, builder, part, image_key, label_key, image_size, f"data.name: {name!r}, {part}")
+        for part in ("train", test_part)
+    )
+    check_equal_shapes(train, test, f"data.name: {name!r}, feature {image_key!r}")
+    return Dataset(name, train, test, label_feature.num_classes, tuple(label_feature.names))
+
+
+def _keys(tfds: Any, builder: Any, name: str) -> tuple[str, str]:
+    features = builder.info.features
+    keys = builder.info.supervised_keys or ("image", "label")
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    for key, kind in zip(keys, kinds, strict=False):
+        if not (isinstance(key, str) and key in features and isinstance(features[key], kind)):
+            found = ", ".join(f"{k} ({type(f).__name__})" for k, f in features.items())
+            raise InputError(
+                f"data.name: {name!r} is not an image classification data set: looked for {key!r} as {kind.__name__}, "
+                f"found {found}"
+            )
+    image = features[keys[0]]
+    if image.np_dtype != np.uint8:
+        raise InputError(
+            f"data.name: {name!r}, feature {keys[0]!r}: images are {np.dtype(image.np_dtype)}; allowed: uint8 [H, W, C]"
+        )
+    return keys[0], keys[1]
+
+
+def _need_tensorflow(name: str, data_dir: Any, trouble: str, command: str) -> None:
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise InputError(
+            f"data.name: {name!r} {trouble} in {data_dir}, which needs TensorFlow: {_EXTRA}, then `{command}`"
+        ) from None
+    # TensorFlow would otherwise take the accelerator's whole memory.
+    tf.config.set_visible_devices([], "GPU")
+
+
+def _prepare(tfds: Any, name: str, data_dir: str | None) -> Any:
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    root = builder.data_dir_root
+    command = f"tfds build {name} --file_format=array_record --data_dir={root}"
+    _need_tensorflow(name, root, "has yet to be prepared", command)
+    try:
+        builder.download_and_prepare()
+    # Network, disk, checksums, a builder's own requirements: whatever it is, the reason is in the first line.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"data.name: TFDS could not prepare {name!r} in {root}: {reason}") from error
+    return builder
+
+
+def _examples(tfds: Any, builder: Any, part: str) -> Iterable[dict[str, Any]]:
+    try:
+        return builder.as_data_source(part)
+    except NotImplementedError:
+        command = f"tfds convert_format --out_file_format=array_record --dataset_dir={builder.data_dir}"
+        _need_tensorflow(builder.name, builder.data_dir, "is prepared as tfrecord", command)
+        return tfds.as_numpy(builder.as_dataset(split=part, shuffle_files=False))
+
+
+def _split(
+    tfds: Any, builder: Any, part: str, image_key: str, label_key: str, image_size: int | None, where: str
+) -> Split:
+    count = builder.info.splits[part].num_examples
+    if not count:
+        raise InputError(f"{where}: no images; at least one is needed")
+    label = np.empty(count, np.int64)
+
+    def images() -> Iterator[np.ndarray]:
+        for row, example in enumerate(_examples(tfds, builder, part)):
+            label[row] = example[label_key]
+            yield fit(example[image_key], image_size)
+
+    image = stack_images(images(), count, lambda row: f"{where}: feature {image_key!r} of example {row}")
+    classes = builder.info.features[label_key].num_classes
+    return Split(check_images(image, where), check_labels(label, count, where, classes))
