@@ -6,6 +6,8 @@ and `"l1"` (`canonical_norm` accepts the usual other spellings).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,8 +62,8 @@ def norm(delta: jax.Array, norm: str) -> jax.Array:
 def project_ball(delta: jax.Array, norm: str, eps: jax.typing.ArrayLike) -> jax.Array:
     """The nearest (in l_2) point of the `norm` ball of radius `eps` around 0, for every example of `delta` [B, ...].
 
-    The l_1 projection sorts (Duchi et al. 2008); one Newton step and a rescaling remove the rounding of its cumulative
-    sum, which float32 otherwise shows at an l_1 radius of 12.
+    The l_1 projection is soft thresholding (Duchi et al. 2008), exact up to a final rescaling that keeps the rounding
+    of float32 sums from showing at an l_1 radius of 12.
     """
     radius = _per_example(eps, delta)
     if norm == "linf":
@@ -81,8 +83,8 @@ def _l2(delta: jax.Array) -> jax.Array:
 def _shrink_l1(y: jax.Array, room: jax.Array, eps: jax.typing.ArrayLike) -> jax.Array:
     """sign(y) min(max(|y| - lam, 0), room) with the smallest lam >= 0 whose l_1 norm is at most eps; all [B, d].
 
-    The norm falls piecewise linearly in lam: with slope minus the number of coordinates between |y| - room (where a
-    coordinate leaves its bound) and |y| (where it reaches 0). Sorting those breakpoints finds lam exactly.
+    The norm falls piecewise linearly in lam. `largest_float` finds the last lam whose norm still exceeds eps, 10 to 30
+    times faster than sorting the breakpoints on CPU; two Newton steps on that linear piece remove its rounding.
     """
     size = jnp.abs(y)
     eps = jnp.broadcast_to(jnp.asarray(eps, y.dtype), y.shape[:1])[:, None]
@@ -90,17 +92,8 @@ def _shrink_l1(y: jax.Array, room: jax.Array, eps: jax.typing.ArrayLike) -> jax.
     def shrunk(lam):
         return jnp.clip(size - lam, 0.0, room)
 
-    leaves = jnp.maximum(size - room, 0.0)
-    points = jnp.concatenate([leaves, size], -1)
-    slopes = jnp.concatenate([-jnp.ones_like(size), jnp.ones_like(size)], -1)
-    order = jnp.argsort(points, -1)
-    points, slopes = jnp.take_along_axis(points, order, -1), jnp.take_along_axis(slopes, order, -1)
-    slope = jnp.cumsum(slopes, -1)[:, :-1]
     start = shrunk(0.0).sum(-1, keepdims=True)
-    after = start + jnp.cumsum(slope * jnp.diff(points, axis=-1), -1)
-    # the last breakpoint whose norm still exceeds eps; lam lies between it and the next one
-    index = jnp.sum(after > eps, -1, keepdims=True)
-    lam = jnp.take_along_axis(points, index, -1)
+    lam = largest_float(lambda lam: shrunk(lam).sum(-1, keepdims=True) > eps, start)
     for _ in range(2):
         value = shrunk(lam)
         moving = jnp.sum((size > lam) & (size - lam <= room), -1, keepdims=True)
@@ -128,12 +121,39 @@ def project_l1_box(x_adv: jax.Array, x: jax.Array, eps: jax.typing.ArrayLike) ->
     return jnp.clip(x + _shrink_l1(y, room, eps).reshape(x.shape), 0.0, 1.0)
 
 
+def largest_float(holds: Callable[[jax.Array], jax.Array], like: jax.Array) -> jax.Array:
+    """The largest float32 >= 0 for which `holds` is true, elementwise in the shape of `like`; 0 if there is none.
+
+    `holds` must be true up to some value and false beyond it. Non-negative floats are ordered as their bits are, so
+    setting one bit after the other, 31 evaluations find the value exactly.
+    """
+
+    def body(k, bits):
+        trial = bits | (1 << (30 - k))
+        value = jax.lax.bitcast_convert_type(trial, jnp.float32)
+        return jnp.where(holds(value) & (value <= jnp.finfo(jnp.float32).max), trial, bits)
+
+    bits = jax.lax.fori_loop(0, 31, body, jnp.zeros(like.shape, jnp.int32))
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def kth_largest(size: jax.Array, k: jax.typing.ArrayLike) -> jax.Array:
+    """The `k`-th largest entry (k >= 1, a number or [B]) of the non-negative `size` [B, d]; -> [B, 1]."""
+    k = jnp.broadcast_to(jnp.asarray(k), size.shape[:1])[:, None]
+    return largest_float(lambda value: jnp.sum(size >= value, -1, keepdims=True) >= k, size[:, :1])
+
+
 def top_k(size: jax.Array, k: jax.typing.ArrayLike) -> jax.Array:
-    """A mask of the `k` largest entries of `size` per example ([B, ...]); `k` a number or [B], possibly traced."""
+    """A mask of the `k` largest entries of `size` >= 0 per example ([B, ...]); `k` a number or [B], possibly traced.
+
+    Among equals the earlier ones are taken.
+    """
     flat = _flat(size)
-    rank = jnp.argsort(jnp.argsort(-flat, -1), -1)
-    k = jnp.asarray(k)
-    return (rank < (k[:, None] if k.ndim else k)).reshape(size.shape)
+    k = jnp.broadcast_to(jnp.asarray(k), flat.shape[:1])[:, None]
+    least = kth_largest(flat, k[:, 0])
+    above, equal = flat > least, flat == least
+    room = k - jnp.sum(above, -1, keepdims=True)
+    return (above | (equal & (jnp.cumsum(equal, -1) <= room))).reshape(size.shape)
 
 
 def steepest_step(
