@@ -1,3 +1,24 @@
-"""Adversarial training and adversarial distillation in JAX."""
+"""Adversarial training and adversarial distillation in JAX.
 
-__version__ = "0.1.0"
+`advjax.attacks` and `advjax.evaluate` take a `logits_fn` (images in [0, 1] to logits) and nothing else of this library;
+`advjax.methods` are the training methods, `advjax.models` the networks, `advjax.losses` the losses.
+"""
+
+from advjax import attacks, evaluate, losses, methods, models, threat
+from advjax.errors import InputError
+from advjax.models import logits_fn
+from advjax.runs import load_run
+from advjax.version import __version__
+
+__all__ = [
+    "InputError",
+    "__version__",
+    "attacks",
+    "evaluate",
+    "load_run",
+    "logits_fn",
+    "losses",
+    "methods",
+    "models",
+    "threat",
+]

@@ -7,7 +7,6 @@ named axis `AXIS`, so that another mapping could take its place here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -70,7 +69,7 @@ def psum(tree: Any) -> Any:
 
 
 def shard_batch(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Arrays [B, ...] laid out over the devices along B, a multiple of their number, for functions under plain `jit`."""
+    """Arrays [B, ...] laid out over the devices along B, a multiple of their number, for functions under `jit`."""
     if len(devices) == 1:
         return jax.device_put(tree, devices[0])
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
@@ -83,7 +82,7 @@ def replicate_for_jit(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
 
 
-@partial(jax.jit, donate_argnums=0)
+@jax.jit
 def add(total: Any, more: Any) -> Any:
     """Adds two pytrees leaf by leaf, wherever they live."""
     return jax.tree.map(jnp.add, total, more)

@@ -1,0 +1,22 @@
+"""Evaluation: protocols, one outcome per example, reports."""
+
+from advjax.evaluate.protocols import PROTOCOLS, Attack, clean, pgd_attack, pgd_steps, protocol
+from advjax.evaluate.report import markdown, params_sha256, result_row, warnings, write, write_atomically
+from advjax.evaluate.run import Outcome, run_attack
+
+__all__ = [
+    "PROTOCOLS",
+    "Attack",
+    "Outcome",
+    "clean",
+    "markdown",
+    "params_sha256",
+    "pgd_attack",
+    "pgd_steps",
+    "protocol",
+    "result_row",
+    "run_attack",
+    "warnings",
+    "write",
+    "write_atomically",
+]

@@ -58,7 +58,8 @@ def learning_rate(
         return optax.constant_schedule(peak)
     if name == "cyclic":
         top = round(peak_at * total)
-        return optax.piecewise_interpolate_schedule("linear", 0.0, {0: 1.0}) if total == 0 else _triangle(peak, top, total)
+        up, down = optax.linear_schedule(0.0, peak, top), optax.linear_schedule(peak, 0.0, total - top)
+        return optax.join_schedules([up, down], [top])
     if name == "onecycle":
         return optax.cosine_onecycle_schedule(total, peak, pct_start=peak_at)
     warm = round(warmup * epochs) * steps_per_epoch
@@ -77,11 +78,6 @@ def learning_rate(
         return main
     start = optax.constant_schedule(warmup_factor * peak) if warmup_factor else optax.linear_schedule(0.0, peak, warm)
     return optax.join_schedules([start, main], [warm])
-
-
-def _triangle(peak: float, top: int, total: int) -> optax.Schedule:
-    up, down = optax.linear_schedule(0.0, peak, top), optax.linear_schedule(peak, 0.0, total - top)
-    return optax.join_schedules([up, down], [top])
 
 
 def sgd(

@@ -59,10 +59,10 @@ def make_step(
     config: StepConfig,
     phase: Hashable,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The per-device function `(state, metrics, frozen, data, order) -> (state, metrics)`, to be mapped over devices.
+    """The per-device function `(state, frozen, data, order) -> (state, metrics)`, to be mapped over devices.
 
     It reads its batch from `order` by the step counter, so that nothing but the call itself comes from the host.
-    `metrics` is the running total, name -> [sum, count]; `frozen` is name -> variables of the given networks.
+    `frozen` is name -> variables of the given networks; `metrics` is name -> [sum, count] over the whole batch.
 
     Args:
         method: what is trained.
@@ -72,12 +72,12 @@ def make_step(
         phase: what `method.phase` gave; another phase is another step.
     """
 
-    def step(state: TrainState, metrics, frozen, data: Data, order: Order):
+    def step(state: TrainState, frozen, data: Data, order: Order):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         context = _context(state, frozen, data, order, key)
         attack_key, loss_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
         params, opt_state = dict(state.params), dict(state.opt_state)
-        step_metrics: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         crafted = None
         for index, names in enumerate(method.rounds):
             context = dataclasses.replace(context, round=index)
@@ -99,9 +99,9 @@ def make_step(
             context = _advance(context, params, aux, names)
             totals = {"loss": context.metric(value), **aux.metrics}
             # By name, so that rounds that report the same quantity average over it.
-            step_metrics = {**step_metrics, **{n: _plus(step_metrics.get(n), m) for n, m in totals.items()}}
+            metrics |= {n: jax.tree.map(jnp.add, metrics[n], m) if n in metrics else m for n, m in totals.items()}
         context = context.with_nets(method.settle(context, crafted))
-        metrics = _accumulate(metrics, step_metrics)
+        metrics = parallel.psum({name: jnp.stack(pair) for name, pair in metrics.items()})
         return _new_state(state, context, opt_state), metrics
 
     def _context(state, frozen, data, order, key) -> Context:
@@ -154,16 +154,10 @@ def make_step(
         id, weight, new = jax.lax.all_gather(
             (context.batch.id, context.batch.weight, context.state.rows), parallel.AXIS, tiled=True
         )
-        return jax.tree.map(lambda old, new: old.at[jnp.where(weight > 0, id, len(old))].set(new, mode="drop"), rows, new)
+
+        def write(old, new):
+            return old.at[jnp.where(weight > 0, id, len(old))].set(new, mode="drop")
+
+        return jax.tree.map(write, rows, new)
 
     return step
-
-
-def _plus(one, other):
-    return other if one is None else jax.tree.map(jnp.add, one, other)
-
-
-def _accumulate(metrics, step_metrics):
-    """Adds this step's (sum, count) pairs, summed over devices, to the running total name -> [sum, count]."""
-    step_metrics = parallel.psum({name: jnp.stack(pair) for name, pair in step_metrics.items()})
-    return {name: _plus(metrics.get(name), value) for name, value in step_metrics.items()}

@@ -1,0 +1,134 @@
+"""The report of a run: one JSON object for programs, one page of Markdown for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from advjax.evaluate.protocols import Attack
+from advjax.evaluate.run import Outcome
+
+
+def params_sha256(variables: Mapping[str, Any]) -> str:
+    """SHA-256 of a network's parameters and statistics.
+
+    Over the leaves sorted by path: path (`params/conv/kernel`), shape, and the values as float32 little-endian.
+    """
+    flat = jax.tree_util.tree_flatten_with_path(dict(variables))[0]
+    leaves = {"/".join(str(part.key) for part in path): np.asarray(leaf) for path, leaf in flat}
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        digest.update(f"{path}{list(leaves[path].shape)}".encode())
+        digest.update(np.ascontiguousarray(leaves[path], "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def result_row(
+    attack: Attack,
+    outcome: Outcome,
+    clean_accuracy: float,
+    *,
+    network: str,
+    checkpoint: str,
+    protocol: str,
+    norm: str,
+    eps: float,
+    eps_text: str,
+    seed: int,
+    dtype: str,
+    device: str,
+) -> dict[str, Any]:
+    """One result as the report holds it."""
+    n = len(outcome.robust)
+    return {
+        "network": network,
+        "checkpoint": checkpoint,
+        "protocol": protocol,
+        "attack": attack.name,
+        "norm": norm,
+        "eps": eps,
+        "eps_text": eps_text,
+        "params": dict(attack.params),
+        "surrogate": attack.surrogate,
+        "n": n,
+        "accuracy": outcome.accuracy,
+        "w_robust": None if attack.name == "clean" else 0.5 * clean_accuracy + 0.5 * outcome.accuracy,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+        "seconds": round(outcome.seconds, 3),
+        "forwards": attack.forwards * n,
+        "backwards": attack.backwards * n,
+        "flags": [],
+    }
+
+
+def warnings(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sanity checks that the results violate, each as a line: what cannot be true of an honest, strong evaluation."""
+    found = []
+    groups: dict[tuple[str, str], dict[str, float]] = {}
+    for row in results:
+        groups.setdefault((row["network"], row["checkpoint"]), {})[row["attack"]] = row["accuracy"]
+    # (at most, at least): the first may not exceed the second by more than half an example of noise
+    ordered = [("pgd20", "pgd10"), ("pgd100", "pgd20"), ("pgd20", "fgsm")]
+    for (network, checkpoint), accuracy in groups.items():
+        pairs = [(attack, "clean") for attack in accuracy if attack != "clean"] + ordered
+        pairs += [("autoattack", attack) for attack in accuracy if attack not in ("clean", "autoattack", "union")]
+        for stronger, weaker in pairs:
+            if stronger in accuracy and weaker in accuracy and accuracy[stronger] > accuracy[weaker] + 1e-9:
+                found.append(
+                    f"{network} ({checkpoint}): accuracy under {stronger} ({accuracy[stronger]:.2%}) is above that "
+                    f"under {weaker} ({accuracy[weaker]:.2%}); a stronger attack should not do worse"
+                )
+    return found
+
+
+def write(directory: pathlib.Path, report: Mapping[str, Any]) -> None:
+    """Writes `report.json` and `report.md`, each whole or not at all; the JSON last: it marks the run as finished."""
+    write_atomically(directory / "report.md", markdown(report))
+    write_atomically(directory / "report.json", json.dumps(report, indent=2) + "\n")
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a text file under another name, then renames it, so that nobody ever sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report as a page: one table per network and checkpoint, warnings first."""
+    lines = [f"# {report['method']}", ""]
+    lines += [f"> **Warning:** {warning}" for warning in report["warnings"]]
+    lines += [""] if report["warnings"] else []
+    lines += [
+        f"Threat model: {report['norm']}, eps = {report['results'][0]['eps_text']}. "
+        f"Configuration {report['config_hash']}, advjax {report['version']}.",
+        "",
+    ]
+    for name, network in report["networks"].items():
+        for checkpoint in dict.fromkeys(row["checkpoint"] for row in report["results"] if row["network"] == name):
+            rows = [r for r in report["results"] if (r["network"], r["checkpoint"]) == (name, checkpoint)]
+            lines += [f"## {name}: {network['architecture']}, {checkpoint} checkpoint", ""]
+            lines += ["| attack | accuracy | W-Robust | images | seconds |", "|---|---:|---:|---:|---:|"]
+            for row in rows:
+                cells = [row["attack"], _percent(row["accuracy"]), _percent(row["w_robust"]), row["n"]]
+                lines.append("| " + " | ".join(map(str, [*cells, f"{row['seconds']:.1f}"])) + " |")
+            first = rows[0]
+            lines += ["", f"Seed {first['seed']}, {first['dtype']}, {first['device']}.", ""]
+    lines += ["W-Robust = 0.5 clean + 0.5 robust accuracy. Accuracies in percent."]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"

@@ -1,0 +1,196 @@
+"""Finished runs: what lies in a workdir, and how to get a network out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+
+from advjax.data import Split
+from advjax.errors import InputError, unknown
+from advjax.evaluate import params_sha256, protocol, result_row, run_attack, warnings, write, write_atomically
+from advjax.models import logits_fn
+from advjax.numbers import text
+from advjax.training.checkpoints import Checkpoints
+from advjax.training.experiment import (
+    Experiment,
+    check_variables,
+    config_hash,
+    create_method,
+    create_modules,
+    training_differences,
+)
+from advjax.training.log import Display
+from advjax.version import __version__
+
+CHECKPOINTS = ("best", "last")
+
+
+def read_json(workdir: pathlib.Path, name: str) -> dict[str, Any]:
+    """The JSON file `name` of a workdir.
+
+    Raises:
+        InputError: there is none, or it is not JSON.
+    """
+    path = workdir / name
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{workdir} is not the folder of a run: it has no {name}") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def load_run(
+    workdir: str | os.PathLike[str], network: str | None = None, checkpoint: str = "best"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A network of a finished run.
+
+    Args:
+        workdir: the run's folder.
+        network: the network's name in its method; the first that the method evaluates if absent.
+        checkpoint: `"best"` (robust accuracy on the validation split; the last where there was none) or `"last"`.
+
+    Returns:
+        The linen module and its variables, `{"params": ..., "batch_stats": ...}`. `advjax.logits_fn(module, variables)`
+        makes the function that attacks take.
+
+    Raises:
+        InputError: no run, no checkpoint or no network of that name.
+    """
+    workdir = pathlib.Path(workdir)
+    config, data = read_json(workdir, "config.json"), read_json(workdir, "data.json")
+    if checkpoint not in CHECKPOINTS:
+        raise unknown("checkpoint", checkpoint, CHECKPOINTS)
+    method = create_method(config)
+    names = (*method.trained, *method.averaged)
+    network = network or method.evaluated[0]
+    if network not in names:
+        raise unknown(f"network of the run in {workdir}", network, names)
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(f"the run in {workdir} has no checkpoint yet")
+    module = create_modules(config, method, data["num_classes"])[network]
+    checkpoints = Checkpoints(workdir / "checkpoints", config["checkpoint"]["every"])
+    try:
+        epoch = (checkpoints.best if checkpoint == "best" else None) or checkpoints.last
+        if epoch is None:
+            raise InputError(f"the run in {workdir} has no checkpoint yet")
+        saved = checkpoints.restore_networks(epoch)
+    finally:
+        checkpoints.close()
+    variables = {"params": saved["params"][network], "batch_stats": saved["stats"].get(network) or {}}
+    check_variables(variables, module, tuple(data["image_shape"]), f"checkpoint in {workdir}")
+    return module, variables
+
+
+def prepare_workdir(workdir: pathlib.Path, experiment: Experiment) -> None:
+    """Creates the folder of a run with `config.json` and `data.json`, or checks that it is this run's.
+
+    Raises:
+        InputError: the folder cannot be written to, or holds a run that trains something else.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / "config.json").exists():
+            old = read_json(workdir, "config.json")
+            if differences := training_differences(old, experiment.config):
+                raise InputError(
+                    f"workdir {workdir} holds a run with another config ({'; '.join(differences)}): "
+                    "choose another --workdir, or the same fields"
+                )
+        write_atomically(workdir / "data.json", json.dumps(_describe_data(experiment)) + "\n")
+        write_atomically(workdir / "config.json", json.dumps(experiment.config, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"workdir must be a folder that can be written to, {workdir} cannot: {error.strerror}"
+        ) from None
+
+
+def _describe_data(experiment: Experiment) -> dict[str, Any]:
+    dataset = experiment.dataset
+    return {
+        "name": dataset.name,
+        "num_classes": dataset.num_classes,
+        "image_shape": list(dataset.image_shape),
+        "train": len(dataset.train.label),
+        "validation": len(experiment.validation.label),
+        "test": len(dataset.test.label),
+        "validation_index": experiment.validation_index.tolist(),
+    }
+
+
+def is_finished(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
+    """Whether the folder holds the report of exactly this config."""
+    return (workdir / "report.json").exists() and read_json(workdir, "report.json").get("config_hash") == config_hash(
+        config
+    )
+
+
+def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display) -> dict[str, Any]:
+    """Evaluates a trained run as its config says and writes `report.json` and `report.md`.
+
+    Every network that the method evaluates, at its last checkpoint and, where there is a validation split, at its best.
+
+    Returns:
+        The report.
+    """
+    config, evaluation = experiment.config, experiment.config["evaluation"]
+    attacks = protocol(evaluation["protocol"], experiment.norm, experiment.eps)
+    examples = evaluation["examples"] or len(experiment.dataset.test.label)
+    test = Split(*(array[:examples] for array in experiment.dataset.test))
+    checkpoints = ("best", "last") if len(experiment.validation.label) else ("last",)
+    networks, results = {}, []
+    for network in experiment.method.evaluated:
+        for checkpoint in checkpoints:
+            module, variables = load_run(workdir, network, checkpoint)
+            if checkpoint == "last":
+                architecture = config["networks"].get(network, config["network"])["name"]
+                networks[network] = {"architecture": architecture, "params_sha256": params_sha256(variables)}
+            outcomes = {}
+            for attack in attacks:
+                display.start(f"{network} ({checkpoint}): {attack.name}", len(test.label))
+                outcomes[attack.name] = run_attack(
+                    logits_fn(module, variables),
+                    attack,
+                    test,
+                    seed=evaluation["seed"],
+                    batch_size=evaluation["batch_size"],
+                    devices=experiment.devices,
+                    progress=display.update,
+                )
+                display.stop()
+                row = result_row(
+                    attack,
+                    outcomes[attack.name],
+                    outcomes["clean"].accuracy,
+                    network=network,
+                    checkpoint=checkpoint,
+                    protocol=evaluation["protocol"],
+                    norm=experiment.norm,
+                    eps=experiment.eps,
+                    eps_text=text(config["attack"]["eps"]),
+                    seed=evaluation["seed"],
+                    dtype=config["precision"],
+                    device=f"{len(experiment.devices)} x {experiment.devices[0].device_kind}",
+                )
+                results.append(row)
+                display.line(
+                    f"{network} ({checkpoint}): {attack.name:<10} {row['accuracy']:7.2%}  of {row['n']} images"
+                )
+    report = {
+        "method": config["method"]["name"],
+        "config_hash": config_hash(config),
+        "version": __version__,
+        "eps": experiment.eps,
+        "norm": experiment.norm,
+        "networks": networks,
+        "results": results,
+        "warnings": warnings(results),
+    }
+    for warning in report["warnings"]:
+        display.line(f"warning: {warning}")
+    write(workdir, report)
+    return report

@@ -1,0 +1,234 @@
+"""From the plain values of a config to everything that a run needs. All bad input is found here, before compilation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from advjax import data, methods, models, parallel, threat
+from advjax.attacks.inputs import check_radius
+from advjax.data import Dataset, Split
+from advjax.errors import InputError, unknown
+from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Method
+from advjax.numbers import number
+from advjax.training import schedules
+from advjax.training.step import StepConfig
+
+# Fields that change how a run is watched, placed or scored, but not what is trained.
+NOT_TRAINING = ("evaluation", "log", "devices", "data.path")
+
+
+class Experiment(NamedTuple):
+    """A resolved config.
+
+    Attributes:
+        config: the config as nested dicts of plain values.
+        dataset: the data, `train` without the validation part.
+        validation: the validation part, possibly empty.
+        validation_index: rows of the whole training set that make it up.
+        method: what is trained.
+        modules: name -> module, of every network of the method.
+        optimizer: applied to each trained network.
+        schedule: its learning rate by step.
+        devices: where it runs.
+        step: what a training step needs to know.
+        given: name -> variables to start from.
+        frozen: name -> variables of the networks that are not trained.
+    """
+
+    config: dict[str, Any]
+    dataset: Dataset
+    validation: Split
+    validation_index: np.ndarray
+    method: Method
+    modules: Mapping[str, nn.Module]
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    devices: Sequence[jax.Device]
+    step: StepConfig
+    given: Mapping[str, Any]
+    frozen: Mapping[str, Any]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch, the last one padded."""
+        return -(-len(self.dataset.train.label) // self.config["batch_size"])
+
+    @property
+    def eps(self) -> float:
+        """Radius of the threat model."""
+        return number(self.config["attack"]["eps"])
+
+    @property
+    def norm(self) -> str:
+        """Norm of the threat model."""
+        return threat.canonical_norm(self.config["attack"]["norm"])
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Everything that a config names.
+
+    Args:
+        config: nested plain values, as `experiments/configs/common.py` lays them out.
+
+    Raises:
+        InputError: any field that is wrong; the line names it.
+    """
+    config = json.loads(json.dumps(config))
+    _check_numbers(config)
+    method = create_method(config)
+    devices = parallel.local_devices(config["devices"])
+    parallel.check_batch_size(config["batch_size"], devices)
+    dataset = _load_data(config["data"])
+    norm = threat.canonical_norm(config["attack"]["norm"])
+    check_radius(norm, number(config["attack"]["eps"], "attack.eps"), dataset.image_shape, "attack.eps")
+    train, validation, index = data.split_validation(dataset.train, config["data"]["validation"], config["seed"])
+    dataset = dataset._replace(train=train)
+    modules = create_modules(config, method, dataset.num_classes)
+    for name, module in modules.items():
+        _check_fits(name, module, dataset.image_shape)
+    steps = -(-len(train.label) // config["batch_size"])
+    optimizer, schedule = schedules.from_config(config["optimizer"], config["schedule"], config["epochs"], steps)
+    step = StepConfig(
+        seed=config["seed"],
+        num_classes=dataset.num_classes,
+        augment=config["data"]["augment"],
+        batch_norm=config["batch_norm"],
+        devices=len(devices),
+    )
+    given = _initial(config["init_from"], modules, method, dataset.image_shape) if config["init_from"] else {}
+    return Experiment(
+        config, dataset, validation, index, method, modules, optimizer, schedule, devices, step, given, frozen={}
+    )
+
+
+def create_method(config: Mapping[str, Any]) -> Method:
+    """The method that `config.method` and `config.attack` describe."""
+    fields = dict(config["method"])
+    return methods.create(fields.pop("name"), TrainingAttack(**config["attack"]), **fields)
+
+
+def create_modules(config: Mapping[str, Any], method: Method, num_classes: int) -> dict[str, nn.Module]:
+    """name -> module of every network of the method: `config.networks.NAME` where given, `config.network` otherwise."""
+    named = config["networks"]
+    names = {*method.trained, *method.frozen, *method.averaged}
+    for name in named:
+        if name not in names:
+            raise unknown("network of this method (networks)", f"networks.{name}", [f"networks.{n}" for n in names])
+
+    def create(name):
+        options = dict(named.get(method.averaged.get(name, name), config["network"]))
+        # An option left at 0 or () is the network's own default.
+        options = {key: value for key, value in options.items() if value not in (0, (), [], None, "")}
+        return models.create(options.pop("name"), num_classes, dtype=config["precision"], **options)
+
+    return {name: create(name) for name in sorted(names)}
+
+
+def check_variables(variables: Any, module: nn.Module, image_shape: tuple[int, int, int], where: str) -> None:
+    """Raises `InputError` unless the variables are those of the module."""
+
+    def shapes(tree):
+        flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in flat}
+
+    found, expected = shapes(variables), shapes(models.variable_shapes(module, image_shape))
+    for path in sorted({*found, *expected}):
+        if found.get(path) != expected.get(path):
+            raise InputError(
+                f"{where}: {path} has shape {found.get(path, 'none')}, "
+                f"{type(module).__name__} needs {expected.get(path, 'none')}"
+            )
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the config's canonical JSON."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def training_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Fields that change the training and differ between two configs, each as `field: old -> new`."""
+    old, new = flatten(old), flatten(new)
+
+    def matters(field):
+        return not any(field == ignored or field.startswith(ignored + ".") for ignored in NOT_TRAINING)
+
+    return [
+        f"{field}: {old.get(field, 'absent')!r} -> {new.get(field, 'absent')!r}"
+        for field in sorted({*old, *new})
+        if matters(field) and old.get(field) != new.get(field)
+    ]
+
+
+def _check_numbers(config: Mapping[str, Any]) -> None:
+    positive = ("epochs", "batch_size", "optimizer.learning_rate", "validation.steps", "validation.every")
+    at_least_zero = ("seed", "devices", "data.validation", "optimizer.momentum", "optimizer.weight_decay")
+    at_least_zero += ("optimizer.clip_norm", "checkpoint.every", "evaluation.examples", "log.every_steps")
+    flat = flatten(config)
+    for field in (*positive, *at_least_zero):
+        value, strict = flat[field], field in positive
+        if not np.isfinite(value) or value < 0 or (strict and value == 0):
+            raise InputError(f"{field} must be {'above' if strict else 'at least'} 0, it is {value}")
+    for field, allowed in (("precision", ("float32", "bfloat16")), ("batch_norm", ("global", "device"))):
+        if config[field] not in allowed:
+            raise unknown(field, config[field], allowed)
+    if config["data"]["augment"] not in data.KINDS:
+        raise unknown("augmentation (data.augment)", config["data"]["augment"], data.KINDS)
+
+
+def _load_data(options: Mapping[str, Any]) -> Dataset:
+    options = {key: value for key, value in options.items() if key not in ("augment", "validation")}
+    path = options.pop("path") or None
+    return data.load(options.pop("name"), path, **{key: value for key, value in options.items() if value})
+
+
+def _check_fits(name: str, module: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Raises `InputError` if a network cannot take such images."""
+    try:
+        models.variable_shapes(module, image_shape)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"network {name} ({type(module).__name__}) does not take images {image_shape}: {reason}"
+        ) from error
+
+
+def _initial(source: str, modules, method: Method, image_shape) -> dict[str, Any]:
+    """Variables for every trained network, from a finished run's folder or a weights file."""
+    from advjax.runs import load_run
+
+    path = pathlib.Path(source)
+    if not path.exists():
+        raise InputError(f"init_from must be the folder of a run or a weights file, there is nothing at {source}")
+    given = {}
+    for name in method.trained:
+        if path.is_dir():
+            variables = load_run(path, None if len(method.trained) == 1 else name)[1]
+        else:
+            variables = models.load_torch(source, modules[name], image_shape)
+        check_variables(variables, modules[name], image_shape, f"init_from: {source}")
+        given[name] = variables
+    return given

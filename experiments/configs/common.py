@@ -1,0 +1,105 @@
+"""Fields that every config has, with their defaults. A config file changes what its method needs.
+
+Numbers that people write as fractions (`eps`, `step_size`) are strings, so that `8/255` is kept as it is.
+"""
+
+from ml_collections import ConfigDict
+
+from advjax.errors import unknown
+
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+
+
+def get_config() -> ConfigDict:
+    """Defaults: one network, CIFAR-10, PGD-10 at 8/255, SGD with two drops."""
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 200
+    config.batch_size = 128  # over all devices together
+    config.devices = 0  # 0: all of this host
+    config.precision = "float32"  # or "bfloat16": of activations; parameters, statistics, losses, attack stay float32
+    config.batch_norm = "global"  # statistics over the whole batch, or per "device"
+    config.init_from = ""  # folder of a finished run, or a weights file, to start from
+
+    config.method = ConfigDict({"name": "pgd_at"})
+    config.network = ConfigDict({"name": "resnet18", "width": 0, "mean": (), "std": ()})  # 0, (): the network's own
+    config.networks = ConfigDict()  # another network for a role of the method, e.g. networks.guide
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"
+    config.data.path = ""  # npz file or folder of shards, image folder; empty: tensorflow-datasets
+    config.data.augment = "crop_flip"
+    config.data.validation = 1000  # training images held out to choose the best checkpoint; 0: only "last"
+
+    config.attack = ConfigDict()  # threat model, and the inner maximisation of training
+    config.attack.norm = "linf"
+    config.attack.eps = "8/255"
+    config.attack.steps = 10
+    config.attack.step_size = "2/255"
+    config.attack.start = "uniform"
+    config.attack.statistics = "running"  # or "batch": attack on batch statistics, moving the running ones
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.decay = "all"  # or "kernels"
+    config.optimizer.clip_norm = 0.0
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "piecewise"
+    config.schedule.milestones = (0.5, 0.75)  # fractions of the epochs
+    config.schedule.factor = 0.1
+    config.schedule.warmup = 0.0
+    config.schedule.warmup_factor = 0.0
+    config.schedule.peak_at = 0.5
+
+    config.validation = ConfigDict()
+    config.validation.every = 1  # epochs
+    config.validation.steps = 10  # of PGD with step eps/4
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 0  # keep every n-th epoch for good, beside the last and the best
+
+    config.log = ConfigDict()
+    config.log.every_steps = 0  # also within an epoch
+    config.log.tensorboard = True
+
+    config.evaluation = ConfigDict()
+    config.evaluation.protocol = "quick"
+    config.evaluation.batch_size = 500
+    config.evaluation.examples = 0  # the first n test images; 0: all
+    config.evaluation.seed = 0
+    return config
+
+
+def digits(config: ConfigDict) -> ConfigDict:
+    """scikit-learn's embedded digits with a tiny network at l_inf 0.2: seconds an epoch on two CPU cores."""
+    config.data.name = "digits"
+    config.data.augment = "none"
+    config.data.validation = 200
+    config.network.update({"name": "tiny_cnn", "mean": (), "std": ()})
+    config.attack.eps = "0.2"
+    config.attack.step_size = "0.05"
+    config.batch_size = 128
+    config.epochs = 40
+    return config
+
+
+def cifar(config: ConfigDict, classes: int) -> ConfigDict:
+    """CIFAR-10 or CIFAR-100."""
+    config.data.name = f"cifar{classes}"
+    return config
+
+
+def variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
+    """Applies the variant's function to the config.
+
+    Raises:
+        InputError: no variant has that name.
+    """
+    if name not in variants:
+        raise unknown("variant of this config", name, variants)
+    return variants[name](config)
