@@ -1,0 +1,208 @@
+"""What AutoAttack's attacks may ask of a network: values, gradients and verdicts, per example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from advjax import losses, threat
+from advjax.attacks.inputs import check_attack
+from advjax.attacks.loops import as_partial, is_traced
+from advjax.errors import InputError
+
+TargetedLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Example(NamedTuple):
+    """A batch of images under attack; everything that an attack does to one depends on its own row only.
+
+    Attributes:
+        x: clean images [B, H, W, C].
+        y: labels [B].
+        eps: radii [B].
+        id: ids of the images [B], int32, which key their noise.
+        trial: which restart or target this is [B], int32.
+        target: the class that a targeted attack aims at [B].
+    """
+
+    x: jax.Array
+    y: jax.Array
+    eps: jax.Array
+    id: jax.Array
+    trial: jax.Array
+    target: jax.Array
+
+    def keys(self, key: jax.Array) -> jax.Array:
+        """One key per row, a function of `key`, the trial and the id alone; -> [B]."""
+        return jax.vmap(lambda trial, i: jax.random.fold_in(jax.random.fold_in(key, trial), i))(self.trial, self.id)
+
+
+def _targeted_margin(logits, y, target):
+    own, other = (jnp.take_along_axis(logits, label[:, None], -1)[:, 0] for label in (y, target))
+    return other - own
+
+
+LOSSES: dict[str, TargetedLoss] = {
+    "ce": lambda logits, y, target: losses.cross_entropy(logits, y),
+    "margin": lambda logits, y, target: losses.margin(logits, y),
+    "dlr": lambda logits, y, target: losses.dlr(logits, y),
+    "margin_targeted": _targeted_margin,
+    "dlr_targeted": losses.dlr_targeted,
+}
+
+
+def is_wrong(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """Whether the arg max is not the label; logits that are not finite prove nothing and count as right. -> [B]."""
+    return (jnp.argmax(logits, -1) != y) & jnp.all(jnp.isfinite(logits), -1)
+
+
+def _cast(tree: Any, dtype: str) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+@struct.dataclass
+class Oracle:
+    """A network as the attacks see it.
+
+    Attributes:
+        logits_fn: images [B, H, W, C] to logits [B, K]; with `keyed`, a function of (images, key).
+        keyed: whether the network is randomised and takes a key. It is then called once per example and draw under
+            `vmap`, so that an example's noise does not depend on the batch around it.
+        draws: over how many forwards a gradient is averaged and a verdict voted on (expectation over transformation).
+        search_dtype: the precision of the search, e.g. `"bfloat16"`; a success always counts only if the float32
+            network agrees. Casts the images and the arrays that `logits_fn` carries if it is a pytree
+            (`advjax.logits_fn`); arrays that a plain function closes over stay as they are.
+    """
+
+    logits_fn: jax.tree_util.Partial
+    keyed: bool = struct.field(pytree_node=False, default=False)
+    draws: int = struct.field(pytree_node=False, default=1)
+    search_dtype: str | None = struct.field(pytree_node=False, default=None)
+
+    def logits(self, x: jax.Array, keys: jax.Array, *, search: bool = False) -> jax.Array:
+        """Logits of one forward, [B, K] float32; `keys` [B] matter to a randomised network only."""
+        function = self.logits_fn
+        if search and self.search_dtype is not None:
+            function, x = _cast(function, self.search_dtype), x.astype(self.search_dtype)
+        if not self.keyed:
+            return function(x).astype(jnp.float32)
+        return jax.vmap(lambda image, key: function(image[None], key)[0])(x, keys).astype(jnp.float32)
+
+    def over_draws(self, function: Callable[[jax.Array], Any], keys: jax.Array) -> Any:
+        """The mean over `draws` of a pytree that `function` makes of the keys [B] of one draw."""
+        if self.draws == 1:
+            return function(keys)
+
+        def draw(total, i):
+            value = function(jax.vmap(jax.random.fold_in, (0, None))(keys, i))
+            return jax.tree.map(lambda t, v: t + v / self.draws, total, value), None
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), jax.eval_shape(function, keys))
+        # Unrolled on CPU, where loops slow convolutions down (see `loops.repeat`).
+        unroll = self.draws if jax.default_backend() == "cpu" else 1
+        return jax.lax.scan(draw, zeros, jnp.arange(self.draws), unroll=unroll)[0]
+
+    def mean_logits(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Float32 logits, averaged over the draws, [B, K]."""
+        return self.over_draws(lambda keys: self.logits(x, keys), keys)
+
+    def vote(self, x: jax.Array, y: jax.Array, keys: jax.Array) -> jax.Array:
+        """Whether more than half of the float32 draws misclassify, [B]."""
+        wrong = self.over_draws(lambda keys: is_wrong(self.logits(x, keys), y).astype(jnp.float32), keys)
+        return wrong > 0.5
+
+    def confirm(self, wrong: jax.Array, x: jax.Array, y: jax.Array, keys: jax.Array) -> jax.Array:
+        """`wrong` [B] as the search saw it, kept where fresh float32 forwards agree; free for a float32 search."""
+        if self.draws == 1 and self.search_dtype is None:
+            return wrong
+        fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, self.draws)
+        return jax.lax.cond(jnp.any(wrong), lambda: wrong & self.vote(x, y, fresh), lambda: wrong)
+
+    def value(self, loss: str, x: jax.Array, e: Example, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The loss [B] at `x` and whether `x` is misclassified [B], from one forward per draw."""
+
+        def draw(keys):
+            logits = self.logits(x, keys, search=True)
+            return LOSSES[loss](logits, e.y, e.target), is_wrong(logits, e.y).astype(jnp.float32)
+
+        value, wrong = self.over_draws(draw, keys)
+        return value, self.confirm(wrong > 0.5, x, e.y, keys)
+
+    def gradient(
+        self, loss: str, x: jax.Array, e: Example, keys: jax.Array, *, verdict: bool = True
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The loss [B], whether `x` is misclassified [B] and the gradient [B, H, W, C] (0 where it is not finite)."""
+
+        def draw(keys):
+            def total(x):
+                logits = self.logits(x, keys, search=True)
+                value = LOSSES[loss](logits, e.y, e.target)
+                return jnp.sum(value), (value, is_wrong(logits, e.y).astype(jnp.float32))
+
+            gradient, (value, wrong) = jax.grad(total, has_aux=True)(x)
+            return value, wrong, gradient
+
+        value, wrong, gradient = self.over_draws(draw, keys)
+        wrong = self.confirm(wrong > 0.5, x, e.y, keys) if verdict else wrong > 0.5
+        return value, wrong, jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+
+    def jacobian(self, x: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits [B, K] and the gradient of each, [K, B, H, W, C]; one forward and K backwards."""
+
+        def draw(keys):
+            logits, pull = jax.vjp(lambda x: self.logits(x, keys, search=True), x)
+            rows = jnp.eye(logits.shape[-1])[:, None, :] * jnp.ones_like(logits)
+            return logits, jax.vmap(lambda row: pull(row)[0])(rows)
+
+        return self.over_draws(draw, keys)
+
+
+def select(mask: jax.Array, new: Any, old: Any) -> Any:
+    """`new` in the rows where `mask` [B] is true, `old` elsewhere; both pytrees of [B, ...]."""
+    return jax.tree.map(lambda n, o: jnp.where(mask.reshape(mask.shape + (1,) * (n.ndim - 1)), n, o), new, old)
+
+
+def prepare(
+    logits_fn: Callable, x: jax.Array, y: jax.Array, norm: str, eps: Any, *, keyed: bool = False
+) -> tuple[jax.tree_util.Partial, str, int]:
+    """Checks what a caller hands to one of AutoAttack's attacks.
+
+    Returns:
+        `logits_fn` as a pytree, the canonical norm and the number of classes.
+
+    Raises:
+        InputError: images outside [0, 1] or not [B, H, W, C] floats, no images, labels that are no classes, a bad
+            radius, logits that are not [B, K] with K >= 2.
+    """
+    norm, logits_fn = threat.canonical_norm(norm), as_partial(logits_fn)
+    check_attack(x, y, norm, eps)
+    if x.ndim != 4 or not len(x):
+        raise InputError(f"x must be at least one image, [B, H, W, C], it has shape {x.shape}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"x must hold floats in [0, 1], it holds {x.dtype}: divide images of 0..255 by 255")
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise InputError(f"y must be integer labels [B], it is {y.dtype} of shape {y.shape}")
+    image = jax.ShapeDtypeStruct((1, *x.shape[1:]), jnp.float32)
+    key = (jax.eval_shape(lambda: jax.random.key(0)),) if keyed else ()
+    out = jax.eval_shape(logits_fn, image, *key)
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 1:
+        raise InputError(f"logits_fn must map images [B, H, W, C] to logits [B, K]; for one image it gives {out}")
+    if shape[1] < 2:
+        raise InputError(f"an attack needs at least two classes, the logits have {shape[1]}")
+    if not is_traced(y):
+        low, high = int(np.min(y)), int(np.max(y))
+        if low < 0 or high >= shape[1]:
+            raise InputError(f"y must be labels in 0..{shape[1] - 1} (the logits' classes), they span {low} to {high}")
+    return logits_fn, norm, shape[1]
+
+
+def loss_for(loss: str, num_classes: int) -> str:
+    """`loss`, or the margin in place of a DLR loss that needs more classes (DLR three, targeted DLR four)."""
+    needed = {"dlr": 3, "dlr_targeted": 4}.get(loss, 2)
+    return loss if num_classes >= needed else loss.replace("dlr", "margin")
