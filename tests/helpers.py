@@ -1,0 +1,85 @@
+"""A toy world in which one training step takes milliseconds: 4x4 images, a network of two layers with BatchNorm."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from advjax import parallel
+from advjax.data import epoch_order
+from advjax.models.layers import BatchNorm, Conv, Linear
+from advjax.training.state import create_state
+from advjax.training.step import Data, Order, StepConfig, make_step
+
+CLASSES, SHAPE = 3, (4, 4, 1)
+
+
+class ToyNet(nn.Module):
+    """Convolution, BatchNorm, ReLU, linear."""
+
+    num_classes: int = CLASSES
+    features: int = 4
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(BatchNorm()(Conv(self.features)(x), train))
+        return Linear(self.num_classes)(x.reshape(len(x), -1))
+
+
+def toy_data(n: int = 22, seed: int = 0) -> Data:
+    """n random uint8 images with random labels."""
+    rng = np.random.default_rng(seed)
+    return Data(rng.integers(0, 256, (n, *SHAPE)).astype(np.uint8), rng.integers(0, CLASSES, n).astype(np.int32))
+
+
+class Run:
+    """A method on toy data, stepped by hand."""
+
+    def __init__(
+        self, method, *, devices=1, batch_size=8, data=None, optimizer=None, phase=None, modules=None, frozen=None,
+        seed=0, batch_norm="global", given=None,
+    ):  # fmt: skip
+        self.method, self.devices, self.seed, self.batch_size = method, jax.devices()[:devices], seed, batch_size
+        self.data = data or toy_data()
+        self.modules = modules or {n: ToyNet() for n in (*method.trained, *method.frozen, *method.averaged)}
+        self.optimizer = optimizer or optax.sgd(0.1, 0.9)
+        self.frozen = frozen or {}
+        self.config = StepConfig(seed, CLASSES, "none", batch_norm, devices)
+        state = create_state(
+            method, self.modules, self.optimizer, seed, np.asarray(self.data.label), CLASSES, SHAPE, given
+        )
+        self.initial = state
+        self._state = parallel.replicate(state, self.devices)
+        self._steps = {}
+        self._phase = phase
+        self.metrics = {}
+
+    @property
+    def state(self):
+        """The state, of the first device, on the host."""
+        return jax.device_get(parallel.unreplicate(self._state))
+
+    def step(self, count: int = 1, phase=None):
+        """Takes steps; returns the run."""
+        phase = self._phase if phase is None else phase
+        if phase not in self._steps:
+            step = make_step(self.method, self.modules, self.optimizer, self.config, phase)
+            self._steps[phase] = parallel.pmap(step, self.devices)
+        frozen, data = parallel.replicate((self.frozen, self.data), self.devices)
+        per_epoch = -(-len(self.data.label) // self.batch_size)
+        for _ in range(count):
+            epoch = int(self.state.step) // per_epoch
+            order = Order(*epoch_order(self.seed, epoch, len(self.data.label), self.batch_size))
+            order = parallel.replicate(order, self.devices)
+            self._state, metrics = self._steps[phase](self._state, frozen, data, order)
+            self.metrics = {n: float(s / c) for n, (s, c) in jax.device_get(parallel.unreplicate(metrics)).items()}
+        return self
+
+
+def distance(one, other) -> float:
+    """The largest absolute difference between two pytrees of arrays."""
+    differences = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(jnp.asarray(a) - jnp.asarray(b)), initial=0)), one, other)
+    return max(jax.tree.leaves(differences), default=0.0)
