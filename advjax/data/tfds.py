@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,12 +105,16 @@ def _keys(tfds: Any, builder: Any, name: str) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-def _need_tensorflow(name: str, data_dir: Any, trouble: str, command: str) -> None:
+def _need_tensorflow(name: str, state: str, data_dir: Any) -> None:
+    """Imports TensorFlow, or says in one line how to get it and how to be rid of it afterwards."""
     try:
         import tensorflow as tf
     except ImportError:
+        # Not `tfds build`: the command line of tensorflow-datasets 4.9.10 does not start without apache_beam.
+        code = f"from advjax.data import load; load({name!r}, data_dir={str(data_dir)!r})"
         raise InputError(
-            f"data.name: {name!r} {trouble} in {data_dir}, which needs TensorFlow: {_EXTRA}, then `{command}`"
+            f"data.name: {name!r} is {state}, which needs TensorFlow: {_EXTRA}; "
+            f'to prepare it as array_record, which needs none from then on: python -c "{code}"'
         ) from None
     # TensorFlow would otherwise take the accelerator's whole memory.
     tf.config.set_visible_devices([], "GPU")
@@ -119,8 +123,7 @@ def _need_tensorflow(name: str, data_dir: Any, trouble: str, command: str) -> No
 def _prepare(tfds: Any, name: str, data_dir: str | None) -> Any:
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     root = builder.data_dir_root
-    command = f"tfds build {name} --file_format=array_record --data_dir={root}"
-    _need_tensorflow(name, root, "has yet to be prepared", command)
+    _need_tensorflow(name, f"not yet prepared in {root}", root)
     try:
         builder.download_and_prepare()
     # Network, disk, checksums, a builder's own requirements: whatever it is, the reason is in the first line.
@@ -130,13 +133,16 @@ def _prepare(tfds: Any, name: str, data_dir: str | None) -> Any:
     return builder
 
 
-def _examples(tfds: Any, builder: Any, part: str) -> Iterable[dict[str, Any]]:
+def _examples(tfds: Any, builder: Any, part: str) -> Iterator[dict[str, Any]]:
     try:
-        return builder.as_data_source(part)
+        source = builder.as_data_source(part)
     except NotImplementedError:
-        command = f"tfds convert_format --out_file_format=array_record --dataset_dir={builder.data_dir}"
-        _need_tensorflow(builder.name, builder.data_dir, "is prepared as tfrecord", command)
-        return tfds.as_numpy(builder.as_dataset(split=part, shuffle_files=False))
+        _need_tensorflow(builder.name, f"prepared as tfrecord in {builder.data_dir}", "ANOTHER_FOLDER")
+        yield from tfds.as_numpy(builder.as_dataset(split=part, shuffle_files=False))
+        return
+    # One request for many examples takes half the time of as many requests.
+    for start in range(0, len(source), 1024):
+        yield from source.__getitems__(list(range(start, min(start + 1024, len(source)))))
 
 
 def _split(

@@ -161,7 +161,7 @@ def test_reads_array_record_without_tensorflow(prepared):
 
 def test_tfrecord_needs_tensorflow(prepared):
     (message,) = load_without_tensorflow(("small", {"data_dir": str(prepared / "tfrecord")}))
-    assert 'pip install "advjax[tfds]"' in message and "tfds convert_format" in message and "\n" not in message
+    assert 'pip install "advjax[tfds]"' in message and "is prepared as tfrecord in" in message and "\n" not in message
 
 
 def test_reads_tfrecord_and_prepares_with_tensorflow(prepared, tmp_path):
@@ -187,7 +187,7 @@ def test_unprepared_or_unknown_data_sets_without_tensorflow(tmp_path):
         ("ag_news_subset", {"data_dir": str(tmp_path)}),
         ("no such name", {}),
     )
-    assert 'pip install "advjax[tfds]"' in cifar and "tfds build cifar10 --file_format=array_record" in cifar
+    assert 'pip install "advjax[tfds]"' in cifar and f"load('cifar10', data_dir='{tmp_path}')" in cifar
     assert wrong.startswith("unknown data set") and "did you mean cifar10" in wrong
     assert "not an image classification data set" in text
     assert bad.startswith("unknown data set") and "digits" in bad
