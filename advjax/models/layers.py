@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from advjax.errors import InputError
+
 Initializer = Callable[..., jax.Array]
 Pair = tuple[int, int]
 
@@ -273,7 +275,14 @@ class Network(nn.Module):
     forward_mode: bool = False
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        """Images [B, H, W, C] in [0, 1] as the first layer expects them: normalised, in the compute dtype."""
+        """Images [B, H, W, C] in [0, 1] as the first layer expects them: normalised, in the compute dtype.
+
+        Raises:
+            InputError: `mean` or `std` has not one value per channel.
+        """
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != x.shape[-1]:
+                raise InputError(f"{field} has {len(values)} values, the images have {x.shape[-1]} channels")
         if self.mean is not None:
             x = x - jnp.asarray(self.mean, x.dtype)
         if self.std is not None:

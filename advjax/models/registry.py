@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from advjax.errors import InputError, unknown
 from advjax.models.layers import Network
+from advjax.models.mobilenet_v2 import MobileNetV2
+from advjax.models.preact_resnet import PreActResNet
 from advjax.models.resnet import ResNet
-from advjax.models.small_cnn import TinyCNN
+from advjax.models.small_cnn import SmallCNN, TinyCNN
+from advjax.models.vit import VisionTransformer
+from advjax.models.wide_resnet import DeepMindWideResNet, WideResNet
 
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2471, 0.2435, 0.2616)
+
+_THREE_STAGES = {"width": 16, "strides": (1, 2, 2)}
+_DEEPMIND = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 _NETWORKS: dict[str, tuple[type[Network], dict[str, Any]]] = {
+    "mobilenet_v2": (MobileNetV2, {}),
+    "preact_resnet18": (PreActResNet, {"blocks": (2, 2, 2, 2)}),
+    "preact_resnet34": (PreActResNet, {"blocks": (3, 4, 6, 3)}),
     "resnet18": (ResNet, {"blocks": (2, 2, 2, 2)}),
     "resnet18_lbgat": (ResNet, {"blocks": (2, 2, 2, 2), "strides": (1, 1, 2, 2)}),
+    "resnet20": (ResNet, {"blocks": (3, 3, 3), **_THREE_STAGES}),
+    "resnet32": (ResNet, {"blocks": (5, 5, 5), **_THREE_STAGES}),
     "resnet34": (ResNet, {"blocks": (3, 4, 6, 3)}),
+    "resnet44": (ResNet, {"blocks": (7, 7, 7), **_THREE_STAGES}),
     "resnet50": (ResNet, {"blocks": (3, 4, 6, 3), "bottleneck": True}),
+    "resnet56": (ResNet, {"blocks": (9, 9, 9), **_THREE_STAGES}),
+    "small_cnn": (SmallCNN, {}),
     "tiny_cnn": (TinyCNN, {}),
+    "vit": (VisionTransformer, {}),
+    "wrn_22_6_swish": (DeepMindWideResNet, {"depth": 22, "width": 6, **_DEEPMIND}),
+    "wrn_28_10": (WideResNet, {"depth": 28, "width": 10}),
+    "wrn_28_10_swish": (DeepMindWideResNet, {"depth": 28, "width": 10, **_DEEPMIND}),
+    "wrn_34_10": (WideResNet, {"depth": 34, "width": 10}),
+    "wrn_34_20": (WideResNet, {"depth": 34, "width": 20}),
+    "wrn_70_16_swish": (DeepMindWideResNet, {"depth": 70, "width": 16, **_DEEPMIND}),
 }
 
 
@@ -30,7 +56,7 @@ def names() -> tuple[str, ...]:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of a network and their defaults.
+    """The options of a network and their defaults, e.g. `{"width": 64, "dtype": "float32", ...}`.
 
     Raises:
         InputError: no network has that name.
@@ -85,27 +111,34 @@ def _plain(option: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-def init(module: Any, key: jax.Array, input_shape: tuple[int, int, int]) -> dict[str, Any]:
+def init(module: nn.Module, key: jax.Array, input_shape: tuple[int, int, int]) -> dict[str, Any]:
     """Fresh variables of a network.
 
     Args:
         module: a linen module.
-        key: a PRNG key.
+        key: a PRNG key. The same key gives the same parameters on every device of one kind.
         input_shape: (H, W, C) of an image.
 
     Returns:
         `{"params": ..., "batch_stats": ...}`, the second empty where there is no BatchNorm.
     """
-    variables = jax.jit(module.init)(key, jnp.zeros((1, *input_shape)))
+    # The default generator takes XLA's CPU compiler half a second and more for every parameter; this one does not.
+    fast_key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2)[:4], impl="rbg")
+    variables = _init(module, fast_key, tuple(input_shape))
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def variable_shapes(module: Any, input_shape: tuple[int, int, int]) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _init(module: nn.Module, key: jax.Array, input_shape: tuple[int, int, int]) -> Any:
+    return module.init(key, jnp.zeros((1, *input_shape)))
+
+
+def variable_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Any]:
     """What `init` would return, as `jax.ShapeDtypeStruct`s; nothing is computed."""
     return jax.eval_shape(lambda key: init(module, key, input_shape), jax.random.key(0))
 
 
-def parameter_count(module: Any, input_shape: tuple[int, int, int]) -> int:
+def parameter_count(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """The number of trained parameters (running statistics not counted)."""
     params: Mapping[str, Any] = variable_shapes(module, input_shape)["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,4 +1,7 @@
-"""ResNets for 32x32 images (He et al. 2016, with the 3x3 stem that CIFAR code uses)."""
+"""ResNets for 32x32 images (He et al. 2016): four stages of 64 channels and more, and three of 16 and more.
+
+Both have the 3x3 stem of stride 1 and the global average that CIFAR code uses.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,26 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from advjax.errors import unknown
 from advjax.models.layers import Linear, Network, Train, global_average
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, a 1x1 convolution with BatchNorm where the shape changes.
+    """Two 3x3 convolutions and a shortcut.
 
     Attributes:
         width: output channels.
         stride: of the first convolution and the shortcut.
+        shortcut: where the shape changes, "conv" (1x1 convolution and BatchNorm) or "pad" (option A of the paper).
         conv: makes the convolutions.
         norm: makes the BatchNorms.
     """
 
     width: int
     stride: int
+    shortcut: str
     conv: Callable[..., Any]
     norm: Callable[..., Any]
 
@@ -40,6 +47,7 @@ class Bottleneck(nn.Module):
 
     width: int
     stride: int
+    shortcut: str
     conv: Callable[..., Any]
     norm: Callable[..., Any]
 
@@ -55,34 +63,43 @@ class Bottleneck(nn.Module):
 def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, train: Train) -> jax.Array:
     if block.stride == 1 and x.shape[-1] == y.shape[-1]:
         return x
+    if block.shortcut == "pad":
+        missing = y.shape[-1] - x.shape[-1]
+        x = x[:, :: block.stride, :: block.stride]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
     x = block.conv(y.shape[-1], 1, block.stride, name="shortcut_0")(x)
     return block.norm(name="shortcut_1")(x, train)
 
 
 class ResNet(Network):
-    """A ResNet of four stages.
+    """A ResNet.
 
     Attributes:
         blocks: blocks per stage.
         bottleneck: whether the blocks are bottlenecks.
-        width: channels of the stem and the first stage.
-        strides: of the four stages.
+        width: channels of the stem and the first stage, doubled in every further stage.
+        strides: of the stages.
+        shortcut: where the shape changes, "conv" (1x1 convolution and BatchNorm) or "pad" (option A of the paper:
+            every second pixel, the missing channels zero, half of them on either side).
     """
 
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     bottleneck: bool = False
     width: int = 64
     strides: tuple[int, ...] = (1, 2, 2, 2)
+    shortcut: str = "conv"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: Train = False) -> jax.Array:
         """Images [B, H, W, C] in [0, 1] to logits [B, K]."""
+        if self.shortcut not in ("conv", "pad"):
+            raise unknown("shortcut", self.shortcut, ("conv", "pad"))
         conv, norm = self.makers()
         block = Bottleneck if self.bottleneck else BasicBlock
         x = conv(self.width, name="conv1")(self.prepare(x))
         x = nn.relu(norm(name="bn1")(x, train))
         for stage, (count, stride) in enumerate(zip(self.blocks, self.strides, strict=True)):
             for i in range(count):
-                name = f"layer{stage + 1}_{i}"
-                x = block(self.width * 2**stage, stride if i == 0 else 1, conv, norm, name=name)(x, train)
+                options = (self.width * 2**stage, stride if i == 0 else 1, self.shortcut, conv, norm)
+                x = block(*options, name=f"layer{stage + 1}_{i}")(x, train)
         return Linear(self.num_classes, name="linear")(global_average(x))

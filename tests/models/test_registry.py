@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,18 +9,87 @@ from advjax import models
 from advjax.errors import InputError
 
 COUNTS = [
-    ("resnet18", 10, 11_173_962),
-    ("resnet18", 100, 11_220_132),
-    ("resnet18_lbgat", 10, 11_173_962),
-    ("resnet18_lbgat", 100, 11_220_132),
-    ("resnet34", 10, 21_282_122),
-    ("resnet50", 10, 23_520_842),
+    ("resnet18", 10, {}, 11_173_962),
+    ("resnet18", 100, {}, 11_220_132),
+    ("resnet18_lbgat", 10, {}, 11_173_962),
+    ("resnet18_lbgat", 100, {}, 11_220_132),
+    ("resnet34", 10, {}, 21_282_122),
+    ("resnet50", 10, {}, 23_520_842),
+    ("preact_resnet18", 10, {}, 11_172_170),
+    ("preact_resnet18", 100, {}, 11_218_340),
+    ("preact_resnet34", 10, {}, 21_280_330),
+    ("wrn_34_10", 10, {}, 46_160_474),
+    ("wrn_34_10", 100, {}, 46_218_164),
+    ("wrn_28_10", 10, {}, 36_479_194),
+    ("wrn_28_10", 100, {}, 36_536_884),
+    ("wrn_34_20", 10, {}, 184_531_674),
+    ("wrn_22_6_swish", 100, {}, 9_693_108),
+    ("wrn_28_10_swish", 10, {}, 36_479_194),
+    ("wrn_28_10_swish", 100, {}, 36_536_884),
+    ("wrn_70_16_swish", 10, {}, 266_796_506),
+    ("wrn_70_16_swish", 100, {}, 266_888_756),
+    ("resnet20", 10, {}, 272_474),
+    ("resnet32", 10, {}, 466_906),
+    ("resnet44", 10, {}, 661_338),
+    ("resnet56", 10, {}, 855_770),
+    ("resnet20", 10, {"shortcut": "pad"}, 269_722),
+    ("resnet32", 10, {"shortcut": "pad"}, 464_154),
+    ("resnet44", 10, {"shortcut": "pad"}, 658_586),
+    ("resnet56", 10, {"shortcut": "pad"}, 853_018),
+    ("mobilenet_v2", 10, {}, 2_296_922),
+    ("mobilenet_v2", 100, {}, 2_412_212),
+    ("small_cnn", 10, {}, 312_202),
 ]
 
 
-@pytest.mark.parametrize("name, classes, count", COUNTS)
-def test_parameter_counts(name, classes, count):
-    assert models.parameter_count(models.create(name, classes), (32, 32, 3)) == count
+def image_shape(name):
+    return {"small_cnn": (28, 28, 1), "tiny_cnn": (8, 8, 1)}.get(name, (32, 32, 3))
+
+
+@pytest.mark.parametrize("name, classes, options, count", COUNTS)
+def test_parameter_counts(name, classes, options, count):
+    module = models.create(name, classes, **options)
+    assert models.parameter_count(module, image_shape(name)) == count
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_shapes_and_dtypes_of_every_network(name, dtype):
+    """Logits, parameters and statistics are float32 whatever the computation's dtype; training returns statistics."""
+    shape = image_shape(name)
+    module = models.create(name, 7, dtype=dtype)
+    variables = models.variable_shapes(module, shape)
+    x = jax.ShapeDtypeStruct((4, *shape), jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def train(variables, x):
+        rngs = {"dropout": jax.random.key(0)}
+        return module.apply(variables, x, models.TrainMode(jnp.ones(4)), mutable=["batch_stats"], rngs=rngs)
+
+    logits, new = jax.eval_shape(train, variables, x)
+    assert (logits.shape, logits.dtype) == ((4, 7), jnp.float32)
+    assert jax.tree.structure(new.get("batch_stats", {})) == jax.tree.structure(variables["batch_stats"])
+    logits = jax.eval_shape(lambda v, x: models.logits_fn(module, v)(x), variables, x)
+    assert (logits.shape, logits.dtype) == ((4, 7), jnp.float32)
+    hidden = jax.make_jaxpr(lambda v, x: module.apply(v, x))(variables, x)
+    used = {str(eqn.outvars[0].aval.dtype) for eqn in _convolutions(hidden.jaxpr)}
+    assert used == {dtype}, f"convolutions computed in {used}"
+
+
+def _convolutions(jaxpr):
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            yield eqn
+        for inner in _inner(eqn):
+            yield from _convolutions(inner)
+
+
+def _inner(eqn):
+    for value in eqn.params.values():
+        for candidate in value if isinstance(value, (tuple, list)) else (value,):
+            candidate = getattr(candidate, "jaxpr", candidate)
+            if hasattr(candidate, "eqns"):
+                yield candidate
 
 
 def test_equal_arguments_make_equal_modules():
@@ -43,6 +114,66 @@ def test_bad_arguments_get_one_line(name, classes, options, message):
     with pytest.raises(InputError, match=message) as error:
         models.create(name, classes, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, options, shape, message",
+    [
+        ("resnet18", {"mean": (0.5,), "std": (0.5,)}, (32, 32, 3), "channels"),
+        ("resnet18", {"shortcut": "padd"}, (32, 32, 3), "pad"),
+        ("preact_resnet18", {"shortcut_from": "row"}, (32, 32, 3), "raw"),
+        ("wrn_28_10", {"depth": 29}, (32, 32, 3), "depth"),
+        ("wrn_28_10", {"activation": "swosh"}, (32, 32, 3), "swish"),
+        ("vit", {"heads": 5}, (32, 32, 3), "heads"),
+        ("vit", {"patch": 5}, (32, 32, 3), "patch"),
+    ],
+)
+def test_options_that_a_network_cannot_take(name, options, shape, message):
+    with pytest.raises(InputError, match=message) as error:
+        models.variable_shapes(models.create(name, 10, **options), shape)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, options, path, scale",
+    [
+        # PyTorch's default is uniform with variance 1 / (3 fan_in); He's normal has 2 / fan
+        ("resnet18", {}, ("layer3_0", "conv1", "kernel"), (3 * 9 * 128) ** -0.5),
+        ("resnet18", {}, ("linear", "bias"), (3 * 512) ** -0.5),
+        ("mobilenet_v2", {}, ("layers_16", "conv2", "kernel"), (3 * 9) ** -0.5),
+        ("preact_resnet18", {}, ("layer4_1", "conv2", "kernel"), (3 * 9 * 512) ** -0.5),
+        ("wrn_28_10", {"width": 2}, ("block3_1", "conv2", "kernel"), (2 / (9 * 128)) ** 0.5),
+        ("wrn_28_10_swish", {"width": 2}, ("block2_0", "shortcut", "kernel"), (2 / 64) ** 0.5),
+        ("small_cnn", {}, ("conv4", "kernel"), (2 / (9 * 64)) ** 0.5),
+    ],
+)
+def test_initial_scale(name, options, path, scale):
+    module = models.create(name, 100, **options)
+
+    @jax.jit  # compiles the one leaf only
+    def leaf(key):
+        params = models.init(module, key, image_shape(name))["params"]
+        return functools.reduce(lambda tree, part: tree[part], path, params)
+
+    leaf = leaf(jax.random.key(0))
+    np.testing.assert_allclose(np.std(leaf), scale, rtol=0.12 if leaf.size < 1000 else 0.03)
+
+
+def test_small_cnn_starts_with_zero_logits_and_wrn_with_zero_biases():
+    module = models.create("small_cnn", 10)
+    variables = models.init(module, jax.random.key(0), (28, 28, 1))
+    assert not np.any(module.apply(variables, jnp.ones((1, 28, 28, 1))))
+    module = models.create("wrn_28_10", 10, depth=10, width=1)
+    assert not np.any(models.init(module, jax.random.key(0), (32, 32, 3))["params"]["fc"]["bias"])
+
+
+def test_init_is_a_function_of_the_key():
+    module = models.create("tiny_cnn", 10, width=4)
+    one, same, other = (models.init(module, jax.random.key(seed), (8, 8, 1)) for seed in (0, 0, 1))
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, same))
+    assert not np.array_equal(one["params"]["conv1"]["kernel"], other["params"]["conv1"]["kernel"])
+    raw = models.init(module, jax.random.PRNGKey(0), (8, 8, 1))
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, raw))
 
 
 def test_logits_fn_compiles_once_for_equal_modules():
