@@ -130,6 +130,7 @@ class Context:
         state: shared, and the batch's rows.
         batch: this device's share.
         epoch: int32, counted from 0, traced.
+        epochs: length of the run, static; times are given as fractions of it.
         phase: what `Method.phase` gave for this epoch, static.
         round: index of the round, static.
         num_classes: number of classes, K.
@@ -140,6 +141,7 @@ class Context:
     state: State
     batch: Batch
     epoch: jax.Array
+    epochs: int
     phase: Hashable
     round: int
     num_classes: int
@@ -206,6 +208,11 @@ class Method:
     def evaluated(self) -> tuple[str, ...]:
         """Names of the networks that the report is about; the first chooses the best checkpoint."""
         return self.trained
+
+    @property
+    def best_by(self) -> str:
+        """`"robust"` or `"clean"`: the accuracy on the validation split by which the best checkpoint is chosen."""
+        return "robust"
 
     @property
     def rounds(self) -> tuple[tuple[str, ...], ...]:

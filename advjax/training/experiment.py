@@ -97,13 +97,17 @@ def build(config: Mapping[str, Any]) -> Experiment:
     for name, module in modules.items():
         _check_fits(name, module, dataset.image_shape)
     steps = -(-len(train.label) // config["batch_size"])
-    optimizer, schedule = schedules.from_config(config["optimizer"], config["schedule"], config["epochs"], steps)
+    updates = sum(method.trained[0] in names for names in method.rounds)
+    optimizer, schedule = schedules.from_config(
+        config["optimizer"], config["schedule"], config["epochs"], steps, updates
+    )
     step = StepConfig(
         seed=config["seed"],
         num_classes=dataset.num_classes,
         augment=config["data"]["augment"],
         batch_norm=config["batch_norm"],
         devices=len(devices),
+        epochs=config["epochs"],
     )
     given = _initial(config["init_from"], modules, method, dataset.image_shape) if config["init_from"] else {}
     return Experiment(

@@ -112,12 +112,23 @@ def sgd(
 
 
 def from_config(
-    optimizer: Mapping[str, Any], schedule: Mapping[str, Any], epochs: int, steps_per_epoch: int
+    optimizer: Mapping[str, Any], schedule: Mapping[str, Any], epochs: int, steps_per_epoch: int, updates: int = 1
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer and its schedule from `config.optimizer` and `config.schedule`."""
+    """The optimizer and its schedule from `config.optimizer` and `config.schedule`.
+
+    Args:
+        optimizer: `config.optimizer`.
+        schedule: `config.schedule`.
+        epochs: length of the run.
+        steps_per_epoch: steps in an epoch.
+        updates: how often a network is updated in a step; the learning rate is the same for all of a step.
+
+    Returns:
+        The optimizer, and the learning rate by step.
+    """
     optimizer, schedule = dict(optimizer), dict(schedule)
     if (name := optimizer.pop("name")) != "sgd":
         raise unknown("optimizer (optimizer.name)", name, ("sgd",))
     peak = optimizer.pop("learning_rate")
     rate = learning_rate(schedule.pop("name"), peak, epochs, steps_per_epoch, **schedule)
-    return sgd(rate, **optimizer), rate
+    return sgd(lambda count: rate(count // updates), **optimizer), rate

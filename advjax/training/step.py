@@ -43,6 +43,7 @@ class StepConfig:
         batch_norm: `"global"`: statistics over the whole batch, so that one device equals four; `"device"`: over each
             device's share.
         devices: number of devices that the batch is cut over.
+        epochs: length of the run.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class StepConfig:
     augment: str
     batch_norm: str
     devices: int
+    epochs: int
 
 
 def make_step(
@@ -123,6 +125,7 @@ def make_step(
             state=State(state.method.shared, jax.tree.map(lambda rows: rows[index], state.method.rows)),
             batch=Batch(image, data.label[index], index, weight),
             epoch=state.step // steps,
+            epochs=config.epochs,
             phase=phase,
             round=0,
             num_classes=config.num_classes,
