@@ -1,0 +1,60 @@
+"""A method's parts called outside a step, on one device, so that a test can look at what goes in and what comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from advjax import models
+from advjax.methods.base import Batch, Context, Method, Network, State
+from advjax.models.layers import TrainMode
+
+from tests.helpers import CLASSES, SHAPE, ToyNet
+
+
+def variables(seed: int, module: Any = None) -> dict[str, Any]:
+    """Variables of a network in which no BatchNorm is an identity: every leaf moved from where it starts."""
+    rng = np.random.default_rng(seed)
+    fresh = models.init(module or ToyNet(), jax.random.key(seed), SHAPE)
+    return jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.uniform(0.05, 0.5, leaf.shape), leaf.dtype), fresh)
+
+
+def make_context(method: Method, *, batch: int = 8, seed: int = 0, phase=None, epoch: int = 0, rows=None) -> Context:
+    """A step's context with random images, labels and networks (`rows`: the batch's rows of the state, if given)."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, CLASSES, batch)
+    state = method.init_state(label, CLASSES)
+    weight = jnp.ones(batch)
+    nets = {}
+    for index, name in enumerate((*method.trained, *method.frozen)):
+        given = variables(seed + index)
+        mode = TrainMode(weight)
+        nets[name] = Network(ToyNet(), given["params"], given["batch_stats"], mode, jax.random.key(index))
+    return Context(
+        nets=nets,
+        state=state if rows is None else State(state.shared, rows),
+        batch=Batch(
+            jnp.asarray(rng.uniform(0, 1, (batch, *SHAPE)), jnp.float32),
+            jnp.asarray(label, jnp.int32),
+            jnp.arange(batch, dtype=jnp.int32),
+            weight,
+        ),
+        epoch=jnp.asarray(epoch),
+        phase=phase,
+        round=0,
+        num_classes=CLASSES,
+        psum=lambda tree: tree,
+    )
+
+
+def loss_and_gradients(method: Method, context: Context, crafted: Any):
+    """(loss, gradients by network, aux) at the context's own parameters."""
+    at = {name: context.nets[name].params for name in method.rounds[context.round]}
+
+    def loss(at):
+        return method.loss(context.with_params(at), crafted, jax.random.key(0))
+
+    (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(at)
+    return value, gradients, aux
