@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import json
 import logging
 import pathlib
@@ -49,13 +50,11 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: a flag, config file, variant, field or value that is wrong.
     """
-    _check_config_file(argv)
+    _check_config(argv)
     try:
         rest = FLAGS(list(argv))
     except flags.Error as error:
         raise _flag_error(error) from None
-    except AttributeError:
-        raise _field_error(argv) from None
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
     if "list" in FLAGS and FLAGS.list:
@@ -81,14 +80,39 @@ def _config_argument(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    """ml_collections reports a missing file only when the config is first used; here it is said at once."""
-    value = _config_argument(argv)
-    if value is None:
-        return
-    path = pathlib.Path(value.split(":")[0])
+def load_config(argument: str) -> ConfigDict:
+    """The config that `FILE[:variant]` names.
+
+    Raises:
+        InputError: no such file, no such variant, or a file without `get_config`.
+    """
+    name, colon, variant = argument.partition(":")
+    path = pathlib.Path(name)
     if not path.is_file():
-        raise unknown("config file (--config)", str(path), [f"{_shown(file)}" for file in config_files()])
+        raise unknown("config file (--config)", name, [_shown(file) for file in config_files()])
+    spec = importlib.util.spec_from_file_location("advjax_config", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config must be a Python file with get_config(variant), {name} is not")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(variant) if colon else module.get_config()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"--config={argument}: {type(error).__name__}: {error}") from error
+
+
+def _check_config(argv: Sequence[str]) -> None:
+    """Names what ml_collections would only trace: a missing file, an unknown variant, an unknown field."""
+    argument = _config_argument(argv)
+    if argument is None:
+        return
+    known = [f"config.{field}" for field in _fields(load_config(argument))]
+    for other in argv:
+        name = other.lstrip("-").partition("=")[0]
+        if other.startswith("-") and name.startswith("config.") and name not in known:
+            raise unknown("config field", name, known)
 
 
 def _shown(file: pathlib.Path) -> str:
@@ -96,16 +120,11 @@ def _shown(file: pathlib.Path) -> str:
 
 
 def _flag_error(error: flags.Error) -> InputError:
-    cause = error.__context__
-    if isinstance(cause, InputError):
-        return cause
     if isinstance(error, flags.UnrecognizedFlagError):
         return unknown(
             "flag", f"--{error.flagname}", [f"--{name}" for name in ("config", "workdir", "dry_run", "list")]
         )
     text = str(error)
-    if "parsing config file" in text:
-        return InputError(f"--config={_config_argument(sys.argv)}: {text.strip().splitlines()[-1]}")
     if text.startswith("flag --config."):
         name, _, value = text[len("flag --") :].partition(":")[0].partition("=")
         current = _field(FLAGS["config"].value, name.split(".")[1:])
@@ -126,21 +145,10 @@ def _field(config: Any, path: Sequence[str]) -> Any:
     return config
 
 
-def _field_error(argv: Sequence[str]) -> InputError:
-    """Which `--config.a.b` names no field of the config."""
-    config = FLAGS["config"].value
-    known = [f"config.{field}" for field in _flatten(config)]
-    for argument in argv:
-        name = argument.lstrip("-").partition("=")[0]
-        if name.startswith("config.") and name not in known:
-            return unknown("config field", name, known)
-    return InputError("a --config.field names no field of this config")
-
-
-def _flatten(config: Any, prefix: str = "") -> list[str]:
+def _fields(config: Any, prefix: str = "") -> list[str]:
     names = []
     for key, value in config.items():
-        names += [prefix + key, *(_flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [])]
+        names += [prefix + key, *(_fields(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [])]
     return names
 
 

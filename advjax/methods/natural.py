@@ -18,6 +18,11 @@ class Natural(Method):
 
     label_smoothing: float = 0.0
 
+    @property
+    def best_by(self):
+        # Under attack a natural network is best when it has learnt least.
+        return "clean"
+
     def loss(self, context, crafted, key):
         x, y = context.batch.image, context.batch.label
         logits, net = context.nets["model"].train(x)

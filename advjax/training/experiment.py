@@ -17,6 +17,7 @@ from advjax import data, methods, models, parallel, threat
 from advjax.attacks.inputs import check_radius
 from advjax.data import Dataset, Split
 from advjax.errors import InputError, unknown
+from advjax.evaluate import protocol
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Method
 from advjax.numbers import number
@@ -93,6 +94,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     check_radius(norm, number(config["attack"]["eps"], "attack.eps"), dataset.image_shape, "attack.eps")
     train, validation, index = data.split_validation(dataset.train, config["data"]["validation"], config["seed"])
     dataset = dataset._replace(train=train)
+    protocol(config["evaluation"]["protocol"], norm, number(config["attack"]["eps"]))
     modules = create_modules(config, method, dataset.num_classes)
     for name, module in modules.items():
         _check_fits(name, module, dataset.image_shape)

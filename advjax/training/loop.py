@@ -93,7 +93,8 @@ def train(experiment: Experiment, workdir: pathlib.Path, display: Display) -> No
             record["seconds"] = round(time.perf_counter() - started, 3)
             # The record before the checkpoint: a crash between the two leaves a line too many, which resuming cuts.
             log.write(record)
-            checkpoints.save(epoch + 1, parallel.unreplicate(state), record.get("validation_robust_accuracy"))
+            score = record.get(f"validation_{experiment.method.best_by}_accuracy")
+            checkpoints.save(epoch + 1, parallel.unreplicate(state), score)
             display.line(f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  {summary(record)}")
     finally:
         display.stop()

@@ -1,0 +1,38 @@
+"""FGSM-RS, fast adversarial training (Wong et al. 2020): one step of 1.25 eps from a random start, 15 epochs.
+
+    python -m experiments.run --config=experiments/configs/fgsm_rs.py:digits --workdir=runs/fgsm_rs-digits
+    python -m experiments.run --config=experiments/configs/fgsm_rs.py:cifar10 --workdir=runs/fgsm_rs
+
+PreAct ResNet-18 with shortcuts from the raw input, learning rate 0 -> 0.2 -> 0 linearly, weight decay 5e-4.
+"""
+
+from experiments.configs import common
+
+
+def get_config(variant="cifar10"):
+    """Variants: digits, cifar10, cifar100."""
+    config = common.get_config()
+    config.method = {"name": "fgsm_rs", "label_smoothing": 0.0, "clean_statistics": False}
+    config.network.update({"name": "preact_resnet18", "mean": common.CIFAR10_MEAN, "std": common.CIFAR10_STD})
+    config.network.shortcut_from = "raw"
+    config.epochs = 15
+    config.optimizer.learning_rate = 0.2
+    config.schedule.name = "cyclic"
+    config.attack.steps = 1
+    config.attack.step_size = "10/255"
+    config.attack.statistics = "batch"
+    return common.variant(config, variant, VARIANTS)
+
+
+def _digits(config):
+    config = common.digits(config)
+    del config.network.shortcut_from
+    config.attack.step_size = "0.25"
+    return config
+
+
+VARIANTS = {
+    "digits": _digits,
+    "cifar10": lambda config: common.cifar(config, 10),
+    "cifar100": lambda config: common.cifar(config, 100),
+}
