@@ -1,0 +1,129 @@
+"""The mechanisms of the distillation papers as functions of plain arrays, useful without the rest of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from advjax import losses
+
+
+def dropped(
+    rate: float, epoch: jax.typing.ArrayLike, epochs: int, milestones: Sequence[float], factor: float = 0.1
+) -> jax.Array:
+    """A rate that falls in the course of a run, as a piecewise learning rate does.
+
+    Args:
+        rate: its value at the start.
+        epoch: epochs done, possibly traced.
+        epochs: length of the run.
+        milestones: fractions of the run after which it drops, each rounded to a whole epoch.
+        factor: what every drop multiplies it with.
+
+    Returns:
+        A scalar, `rate * factor ** (milestones passed)`.
+    """
+    after = jnp.asarray([round(milestone * epochs) for milestone in milestones], jnp.float32)
+    return rate * factor ** jnp.sum(epoch >= after)
+
+
+def balance_temperatures(
+    temperatures: jax.Array, entropies: jax.Array, rate: jax.typing.ArrayLike, low: float = 1.0, high: float = 10.0
+) -> jax.Array:
+    """B-MTARD's entropy-based balance: the teacher of the higher entropy is sharpened, the other one softened.
+
+        tau_k <- clip(tau_k - rate sign(H_k - H_other), low, high),    sign(0) = 0
+
+    Args:
+        temperatures: [2], of the two teachers.
+        entropies: [2], mean entropy of each teacher's tempered softmax; only which is larger matters.
+        rate: what a temperature moves by.
+        low: smallest temperature.
+        high: largest temperature.
+
+    Returns:
+        The new temperatures [2].
+    """
+    return jnp.clip(temperatures - rate * jnp.sign(entropies - entropies[::-1]), low, high)
+
+
+def balance_losses(
+    weights: jax.Array, values: jax.Array, first: jax.Array, rate: jax.typing.ArrayLike, gamma: float = 1.0
+) -> jax.Array:
+    """B-MTARD's normalised loss balance: the loss that has fallen less, relative to its start, gets more weight.
+
+        l_k = L_k / L_k(first),    share_k = l_k^gamma / sum_j l_j^gamma,    w_k <- (1 - rate) w_k + rate share_k
+
+    Args:
+        weights: [k], non-negative, of sum 1.
+        values: the losses [k], non-negative.
+        first: the same losses at the first mini-batch [k].
+        rate: how fast the weights move.
+        gamma: how much the slower loss is preferred.
+
+    Returns:
+        The new weights [k], clipped at 0 and of sum 1. Losses that are all zero leave equal shares.
+    """
+    tiny = jnp.finfo(jnp.float32).tiny
+    relative = (values / jnp.maximum(first, tiny)) ** gamma
+    share = jnp.where(jnp.sum(relative) > 0, relative / jnp.maximum(jnp.sum(relative), tiny), 1.0 / len(weights))
+    new = jnp.maximum((1.0 - rate) * weights + rate * share, 0.0)
+    return new / jnp.sum(new)
+
+
+def peer_distillation(logits: jax.Array, peers: Sequence[jax.Array], temperature: float = 1.0) -> jax.Array:
+    """Deep mutual learning's term: T^2 KL(sg p_j^T || p^T), mean over the peers j; no gradient reaches them.
+
+    Args:
+        logits: of the learner, [B, K].
+        peers: logits of each network that it learns from, [B, K], at least one.
+        temperature: T.
+
+    Returns:
+        [B].
+    """
+    terms = [losses.kl(jax.lax.stop_gradient(peer), logits, temperature) for peer in peers]
+    return temperature**2 * sum(terms[1:], terms[0]) / len(terms)
+
+
+def disagreement(logits: Sequence[jax.Array]) -> jax.Array:
+    """Share of the pairs among several networks that predict different classes; two or more [B, K] -> [B]."""
+    predicted = jnp.stack([jnp.argmax(z, -1) for z in logits])
+    differ = (predicted[:, None] != predicted[None, :]).astype(jnp.float32)
+    return jnp.sum(differ, (0, 1)) / (len(logits) * (len(logits) - 1))
+
+
+def dynamic_labels(logits: jax.Array) -> jax.Array:
+    """The labels that a guide gives, arg max without gradient (DYNAT, specs: algorithm, step 1); [B, K] -> int32 [B]."""
+    return jnp.argmax(jax.lax.stop_gradient(logits), -1).astype(jnp.int32)
+
+
+def label_memory(labels: jax.typing.ArrayLike, num_classes: int) -> jax.Array:
+    """The memory that SGLR starts with: labels [N] one-hot, float32 [N, K], a row per training example."""
+    return jax.nn.one_hot(jnp.asarray(labels), num_classes, dtype=jnp.float32)
+
+
+def refine_labels(
+    clean_logits: jax.Array, adversarial_logits: jax.Array, clean_weight: float = 0.2, temperature: float = 1.0
+) -> jax.Array:
+    """Self-guided refinement (SGLR), no gradient: q = w_c softmax(f(x)/T) + (1 - w_c) softmax(f(x')/T); -> [B, K]."""
+    clean, adversarial = jax.lax.stop_gradient((clean_logits, adversarial_logits))
+    clean, adversarial = (jax.nn.softmax(z.astype(jnp.float32) / temperature) for z in (clean, adversarial))
+    return clean_weight * clean + (1.0 - clean_weight) * adversarial
+
+
+def remember(memory: jax.Array, refined: jax.Array, alpha: float = 0.9) -> jax.Array:
+    """Self-distillation over time (SGLR), no gradient: S <- alpha S + (1 - alpha) q, on rows [B, K] of the memory."""
+    return jax.lax.stop_gradient(alpha * memory + (1.0 - alpha) * refined)
+
+
+def mix_with_labels(memory: jax.Array, label: jax.Array, r: float = 1.0) -> jax.Array:
+    """What SGLR trains on: r S + (1 - r) onehot(y); rows [B, K], labels [B] -> [B, K]."""
+    return r * memory + (1.0 - r) * jax.nn.one_hot(label, memory.shape[-1], dtype=memory.dtype)
+
+
+def label_entropy(probabilities: jax.Array) -> jax.Array:
+    """Entropy of labels given as probabilities, in nats; [B, K] -> [B]."""
+    return jnp.sum(jax.scipy.special.entr(probabilities), -1)
