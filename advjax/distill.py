@@ -96,7 +96,7 @@ def disagreement(logits: Sequence[jax.Array]) -> jax.Array:
 
 
 def dynamic_labels(logits: jax.Array) -> jax.Array:
-    """The labels that a guide gives, arg max without gradient (DYNAT, specs: algorithm, step 1); [B, K] -> int32 [B]."""
+    """DYNAT's labels, the guide's arg max without gradient; [B, K] -> int32 [B]."""
     return jnp.argmax(jax.lax.stop_gradient(logits), -1).astype(jnp.int32)
 
 

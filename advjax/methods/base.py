@@ -253,6 +253,10 @@ class Method:
         """The loss of this round's networks, a scalar that is the same on all devices, and what else comes out."""
         raise NotImplementedError
 
+    def proxy_loss(self, context: Context, crafted: Any, key: jax.Array) -> jax.Array:
+        """The scalar that AWP's proxy ascends; the loss itself, unless a method's authors ascend another."""
+        return self.loss(context, crafted, key)[0]
+
     def settle(self, context: Context, crafted: Any) -> Mapping[str, Network]:
         """Networks that change once more after the update: statistics at the new parameters, averages.
 
@@ -264,6 +268,11 @@ class Method:
             The changed networks by name.
         """
         return {}
+
+
+def reached(fraction: float, epoch: int, epochs: int) -> bool:
+    """Whether `epoch`, from 0, is at or after epoch round(fraction * epochs), counted from 1: how phases begin."""
+    return epoch + 1 >= round(fraction * epochs)
 
 
 def accuracy(context: Context, **logits: jax.Array) -> dict[str, Metric]:

@@ -21,10 +21,12 @@ class TRADES(Method):
     Attributes:
         attack: the inner maximisation.
         beta: weight of the KL.
+        adversarial_first: the order adversarial, clean, clean instead, as TRADES-AWP's authors have it.
     """
 
     attack: TrainingAttack = TrainingAttack(eps=0.031, step_size=0.007, start="normal")
     beta: float = 6.0
+    adversarial_first: bool = False
 
     def perturb(self, context, key):
         net = context.nets["model"]
@@ -34,9 +36,15 @@ class TRADES(Method):
 
     def loss(self, context, crafted, key):
         (x_adv, stats), x, y = crafted, context.batch.image, context.batch.label
-        clean, net = context.nets["model"].with_stats(stats).train(x)
-        robust, net = net.train(x_adv)
-        clean_again, net = net.train(x)
+        net = context.nets["model"].with_stats(stats)
+        if self.adversarial_first:
+            robust, net = net.train(x_adv)
+            clean_again, net = net.train(x)
+            clean, net = net.train(x)
+        else:
+            clean, net = net.train(x)
+            robust, net = net.train(x_adv)
+            clean_again, net = net.train(x)
         natural = context.mean(losses.cross_entropy(clean, y))
         kl = context.mean(losses.kl(clean_again, robust))
         metrics = {

@@ -1,0 +1,87 @@
+"""AWP: adversarial weight perturbation (Wu et al. 2020), around any method."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from advjax.methods.base import reached
+from advjax.methods.wrapper import Wrapper
+from advjax.numbers import check_range
+
+
+def weight_perturbation(params: Any, direction: Any, gamma: float) -> Any:
+    """v = gamma ||w||_F / (||d||_F + 1e-20) d for every kernel (two dimensions or more), 0 for biases and BatchNorm.
+
+    Args:
+        params: w, a pytree of arrays.
+        direction: d, of the same structure; its scale does not matter, tensor by tensor.
+        gamma: norm of v relative to that of w.
+    """
+
+    def one(w, d):
+        if w.ndim < 2:
+            return jnp.zeros_like(w)
+        return gamma * jnp.linalg.norm(w.ravel()) / (jnp.linalg.norm(d.ravel()) + 1e-20) * d
+
+    return jax.tree.map(one, params, direction)
+
+
+@dataclasses.dataclass(frozen=True)
+class AWP(Wrapper):
+    """min over w of max over ||v_l|| <= gamma ||w_l|| of the wrapped method's loss at w + v, v from one ascent step.
+
+    Once x' is made, a proxy in training mode ascends the wrapped loss (or what its authors ascend instead,
+    `Method.proxy_loss`) by one plain step from w; v is the direction of that step, scaled tensor by tensor (see
+    `weight_perturbation`), so the proxy's learning rate cancels. Forwards, gradient and the optimizer's step happen at
+    w + v, so weight decay acts on w + v; then v is taken away again. The proxy's statistics are thrown away.
+
+    Source: the authors' code. A method name that ends in `_awp` wraps the method before it, the fields below being
+    `method.awp_gamma` and `method.awp_warmup`.
+
+    Attributes:
+        gamma: norm of v relative to that of w, per kernel.
+        warmup: AWP begins with epoch round(warmup * epochs), counted from 1.
+    """
+
+    gamma: float = 0.01
+    warmup: float = 0.0
+
+    def __post_init__(self):
+        check_range(self.gamma, "method.awp_gamma")
+        check_range(self.warmup, "method.awp_warmup", 0, 1)
+
+    def phase(self, epoch, epochs):
+        return self.base.phase(epoch, epochs), reached(self.warmup, epoch, epochs)
+
+    def perturb(self, context, key):
+        return self.base.perturb(_base_context(context), key)
+
+    def displace(self, context, crafted, key):
+        active, context = context.phase[1], _base_context(context)
+        at = self.base.displace(context, crafted, key)
+        if not active:
+            return at
+
+        def proxy_loss(params):
+            return self.base.proxy_loss(context.with_params(params), crafted, key)
+
+        # Summed, not averaged, over devices: the scale of a direction does not matter.
+        direction = context.psum(jax.grad(proxy_loss)(at))
+        return jax.tree.map(jnp.add, at, weight_perturbation(at, direction, self.gamma))
+
+    def loss(self, context, crafted, key):
+        return self.base.loss(_base_context(context), crafted, key)
+
+    def proxy_loss(self, context, crafted, key):
+        return self.base.proxy_loss(_base_context(context), crafted, key)
+
+    def settle(self, context, crafted):
+        return self.base.settle(_base_context(context), crafted)
+
+
+def _base_context(context):
+    return dataclasses.replace(context, phase=context.phase[0])
