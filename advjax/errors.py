@@ -11,7 +11,7 @@ class InputError(ValueError):
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> InputError:
-    """An `InputError` for a name that no registry holds, with the nearest names first.
+    """An `InputError` for a name that no registry holds: the nearest names, and all there are unless they are many.
 
     Args:
         kind: what was asked for, e.g. `"network"` or `"config field"`.
@@ -20,5 +20,7 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     """
     allowed = sorted(allowed)
     near = difflib.get_close_matches(str(name), allowed, n=3, cutoff=0.5)
+    if near and len(allowed) > 24:
+        return InputError(f"unknown {kind} {name!r}; did you mean {', '.join(near)}?")
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return InputError(f"unknown {kind} {name!r}; {hint}allowed: {', '.join(allowed) or 'none'}")

@@ -73,11 +73,13 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def _config_argument(argv: Sequence[str]) -> str | None:
+    """The value of the last `--config`, the one that counts."""
+    found = None
     for index, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
-            return value if equals else next(iter(argv[index + 1 : index + 2]), "")
-    return None
+            found = value if equals else next(iter(argv[index + 1 : index + 2]), "")
+    return found
 
 
 def load_config(argument: str) -> ConfigDict:
