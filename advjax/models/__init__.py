@@ -3,6 +3,7 @@
 from advjax.models.functional import logits_fn
 from advjax.models.layers import BatchNorm, Conv, Linear, Network, Train, TrainMode, max_pool_2x2
 from advjax.models.registry import create, init, names, options, parameter_count, variable_shapes
+from advjax.models.torch_io import load_torch, save_torch
 
 __all__ = [
     "BatchNorm",
@@ -13,10 +14,12 @@ __all__ = [
     "TrainMode",
     "create",
     "init",
+    "load_torch",
     "logits_fn",
     "max_pool_2x2",
     "names",
     "options",
     "parameter_count",
+    "save_torch",
     "variable_shapes",
 ]

@@ -60,9 +60,7 @@ def zero_bias(fan_in: int) -> Initializer:
 
 
 def _convolution(x, kernel, strides, padding, groups):
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=NHWC, feature_group_count=groups
-    )
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NHWC, feature_group_count=groups)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
