@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from advjax import models
+from advjax.data import epoch_order
 from advjax.methods.base import Batch, Context, Method, Network, State
 from advjax.models.layers import TrainMode
-
 from tests.helpers import CLASSES, SHAPE, ToyNet
 
 
@@ -42,6 +44,7 @@ def make_context(method: Method, *, batch: int = 8, seed: int = 0, phase=None, e
             weight,
         ),
         epoch=jnp.asarray(epoch),
+        epochs=10,
         phase=phase,
         round=0,
         num_classes=CLASSES,
@@ -58,3 +61,27 @@ def loss_and_gradients(method: Method, context: Context, crafted: Any):
 
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(at)
     return value, gradients, aux
+
+
+@dataclasses.dataclass(frozen=True)
+class Inverted:
+    """An attack that is easy to follow by hand: x' = 1 - x."""
+
+    statistics: str = "running"
+
+    def __call__(self, context, key, net, target, objective="ce"):
+        return 1.0 - context.batch.image, net
+
+
+def first_batch(run: Any) -> jax.Array:
+    """The clean images of a run's first step."""
+    index, _ = epoch_order(run.seed, 0, len(run.data.label), run.batch_size)
+    return jnp.asarray(run.data.image[index[0]] / 255.0, jnp.float32)
+
+
+def first_layer_mean(params: Any, x: jax.Array) -> jax.Array:
+    """The means that the first BatchNorm sees on the images x."""
+    _, state = ToyNet().apply(
+        {"params": params}, x, capture_intermediates=True, mutable=["intermediates", "batch_stats"], train=True
+    )
+    return jnp.mean(state["intermediates"]["Conv_0"]["__call__"][0], (0, 1, 2))

@@ -1,0 +1,63 @@
+"""Dynamic labels and label memory: numbers worked out by hand, and no gradient where none may flow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from advjax import distill
+
+LOGITS = jnp.log(jnp.asarray([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]]))
+OTHER = jnp.log(jnp.asarray([[0.3, 0.3, 0.4], [0.6, 0.3, 0.1]]))
+
+
+def test_memory_starts_one_hot():
+    memory = distill.label_memory(np.asarray([2, 0, 1, 2]), 3)
+    np.testing.assert_array_equal(memory, [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert memory.dtype == jnp.float32
+
+
+def test_refinement_mixes_the_two_predictions():
+    q = distill.refine_labels(LOGITS, OTHER, clean_weight=0.2)
+    np.testing.assert_allclose(q, [[0.26, 0.38, 0.36], [0.58, 0.29, 0.13]], rtol=1e-5)
+
+
+def test_temperature_softens_both():
+    q = distill.refine_labels(LOGITS, OTHER, clean_weight=0.5, temperature=2.0)
+    roots = [np.sqrt([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]]), np.sqrt([[0.3, 0.3, 0.4], [0.6, 0.3, 0.1]])]
+    expected = sum(0.5 * root / root.sum(-1, keepdims=True) for root in roots)
+    np.testing.assert_allclose(q, expected, rtol=1e-5)
+
+
+def test_memory_is_a_running_average_whose_rows_sum_to_one():
+    memory = distill.label_memory(np.asarray([0, 1]), 3)
+    for _ in range(50):
+        memory = distill.remember(memory, distill.refine_labels(LOGITS, OTHER), alpha=0.9)
+    np.testing.assert_allclose(memory.sum(-1), 1.0, rtol=1e-5)
+    expected = 0.9**50 * np.eye(3)[:2] + (1 - 0.9**50) * np.asarray([[0.26, 0.38, 0.36], [0.58, 0.29, 0.13]])
+    np.testing.assert_allclose(memory, expected, rtol=1e-4)
+
+
+def test_the_papers_equation_is_the_case_without_memory():
+    """w_c 0 and alpha 0 leave y = r f(x') + (1 - r) y_hard."""
+    memory = distill.remember(jnp.ones((2, 3)), distill.refine_labels(LOGITS, OTHER, clean_weight=0.0), alpha=0.0)
+    target = distill.mix_with_labels(memory, jnp.asarray([1, 2]), r=0.3)
+    np.testing.assert_allclose(target, [[0.09, 0.79, 0.12], [0.18, 0.09, 0.73]], rtol=1e-5)
+
+
+def test_no_gradient_flows_through_labels():
+    def total(clean, adversarial, memory):
+        refined = distill.refine_labels(clean, adversarial)
+        return jnp.sum(jnp.square(distill.remember(memory, refined)) + jnp.square(refined))
+
+    for gradient in jax.grad(total, argnums=(0, 1, 2))(LOGITS, OTHER, jnp.ones((2, 3))):
+        assert not jnp.any(gradient)
+
+
+def test_dynamic_labels_are_the_guides_arg_max():
+    labels = distill.dynamic_labels(LOGITS)
+    np.testing.assert_array_equal(labels, [1, 0])
+    assert labels.dtype == jnp.int32
+
+
+def test_label_entropy_is_zero_for_one_hot_and_log_k_for_uniform_labels():
+    entropy = distill.label_entropy(jnp.asarray([[0.0, 1.0, 0.0], [1 / 3, 1 / 3, 1 / 3]]))
+    np.testing.assert_allclose(entropy, [0.0, np.log(3)], rtol=1e-6)
