@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import threat
-from advjax.attacks.inputs import default_ids
-from advjax.attacks.loops import repeat
+from advjax.attacks.batching import run_alone
 from advjax.attacks.oracle import LOSSES, Example, Oracle, loss_for, prepare, select
 from advjax.errors import InputError, unknown
 
@@ -306,13 +305,3 @@ def apgd(
     attack = APGD(norm, loss_for(loss, num_classes), steps)
     state = run_alone(attack, logits_fn, key, x, y, eps, ids, target)
     return APGDResult(state.x_adv, state.success, state.best, state.best_value)
-
-
-def run_alone(attack, logits_fn, key, x, y, eps, ids, target=None, trial: int = 0):
-    """The last state of an attack on one batch, every example run to its end."""
-    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
-    n = len(x)
-    eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (n,))
-    target = y if target is None else jnp.asarray(target, jnp.int32)
-    e = Example(x, y, eps, default_ids(ids, n), jnp.full(n, trial, jnp.int32), target)
-    return repeat(attack, attack.ticks, attack.begin(e, key), e, Oracle(logits_fn), key)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from advjax import threat
-from advjax.attacks.apgd import run_alone
+from advjax.attacks.batching import run_alone
 from advjax.attacks.oracle import Example, Oracle, prepare, select
 from advjax.errors import InputError
 
@@ -18,9 +18,9 @@ from advjax.errors import InputError
 def move_to_hyperplane(point: jax.Array, w: jax.Array, b: jax.Array, norm: str) -> jax.Array:
     """The move of least `norm` that takes `point` in [0, 1]^d to the hyperplane {z : w.z = b}, staying in [0, 1]^d.
 
-    Exact: the moved part of coordinate i is min(lam, room_i) for l_inf and min(lam |w_i|, room_i) for l_2 with the lam
-    that closes the gap; for l_1 the rooms are filled in order of decreasing |w_i|, equal ones evenly. Where the box does
-    not reach the hyperplane, the move goes to the corner nearest to it.
+    Exact: the moved part of coordinate i is min(lam, room_i) for l_inf and min(lam |w_i|, room_i) for l_2 with the
+    lam that closes the gap; for l_1 the rooms are filled in order of decreasing |w_i|, equal ones evenly. Where the box
+    does not reach the hyperplane, the move goes to the corner nearest to it.
 
     Args:
         point: [B, d] in [0, 1].

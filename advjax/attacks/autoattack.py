@@ -1,0 +1,420 @@
+"""AutoAttack: four attacks one after the other, each on the images that still stand (Croce and Hein 2020)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.attacks import flags as flag
+from advjax.attacks.apgd import APGD
+from advjax.attacks.batching import Attack, Devices, Images, Outcome, run_all
+from advjax.attacks.fab import FAB
+from advjax.attacks.inputs import default_ids
+from advjax.attacks.loops import repeat
+from advjax.attacks.oracle import Oracle, is_wrong, loss_for, prepare
+from advjax.attacks.record import Record
+from advjax.attacks.square import Square
+from advjax.errors import InputError, unknown
+
+VERSIONS = {
+    "fast": ("apgd_ce", "apgd_t"),
+    "standard": ("apgd_ce", "apgd_t", "fab_t", "square"),
+    "plus": ("apgd_ce_5", "apgd_dlr_5", "fab_5", "square", "apgd_t", "fab_t"),
+    "rand": ("apgd_ce", "apgd_dlr"),
+}
+RAND_DRAWS = 20
+
+
+class Stage(NamedTuple):
+    """One attack of a cascade.
+
+    Attributes:
+        name: unique in its cascade; with the key it fixes the noise.
+        attack: the loop body.
+        trials: restarts, or targets, tried one after the other on what still stands.
+    """
+
+    name: str
+    attack: Attack
+    trials: int = 1
+
+
+def stage(name: str, norm: str, num_classes: int) -> Stage:
+    """An attack of AutoAttack by its name.
+
+    Args:
+        name: `"apgd_ce"`, `"apgd_dlr"`, `"fab"` (each also as `NAME_5` with five restarts), `"apgd_t"`, `"fab_t"` (over
+            the nine likeliest wrong classes, or as many as there are), `"square"` (5,000 queries), `"square_QUERIES"`.
+        norm: canonical norm. For l_1, `"apgd_ce"` has five restarts and `"apgd_t"` five targets, as in the reference.
+        num_classes: K.
+
+    Raises:
+        InputError: no attack has that name.
+    """
+    targets = min(9, num_classes - 1)
+    base, _, number = name.rpartition("_")
+    if base == "square" and number.isdigit():
+        return Stage(name, Square(norm, int(number)))
+    restarts = 5 if number == "5" else 1
+    base = base if number == "5" else name
+    if base in ("apgd_ce", "apgd_dlr"):
+        restarts = 5 if norm == "l1" and base == "apgd_ce" else restarts
+        return Stage(name, APGD(norm, loss_for(base.removeprefix("apgd_"), num_classes), stop=True), restarts)
+    if base == "fab":
+        return Stage(name, FAB(norm, targeted=False, num_classes=num_classes, stop=True), restarts)
+    if name == "apgd_t":
+        trials = min(targets, 5) if norm == "l1" else targets
+        return Stage(name, APGD(norm, loss_for("dlr_targeted", num_classes), stop=True), trials)
+    if name == "fab_t":
+        return Stage(name, FAB(norm, stop=True), targets)
+    if name == "square":
+        return Stage(name, Square(norm))
+    raise unknown("attack", name, ["apgd_ce", "apgd_dlr", "apgd_t", "fab", "fab_t", "square", "square_QUERIES"])
+
+
+class AutoAttackResult(NamedTuple):
+    """What is left of N images.
+
+    Attributes:
+        robust: whether an image withstood everything, bool [N].
+        x_adv: the image that broke each, the clean one where none did or where it was misclassified, [N, H, W, C].
+        broken_by: the attack that broke each, `"clean"` for a misclassified image, `""` for a robust one, [N].
+        accuracy: share of images left after the clean forward and after each attack, by name in their order.
+        forwards: forward passes per image, up to the attempt that broke it, [N] (with `rand` or `search_dtype`, the
+            forwards that confirm a success aside).
+        backwards: backward passes, likewise, [N].
+        seconds: wall-clock of this call by attack, compilation included.
+        flags: reasons not to trust the number, name -> sentence: `randomised`, `probabilities`, `zero_gradient`,
+            `masking` (Square broke what the gradients could not).
+        notes: what was done otherwise than the version's name says, e.g. a loss replaced for want of classes.
+    """
+
+    robust: np.ndarray
+    x_adv: np.ndarray
+    broken_by: np.ndarray
+    accuracy: dict[str, float]
+    forwards: np.ndarray
+    backwards: np.ndarray
+    seconds: dict[str, float]
+    flags: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def autoattack(
+    logits_fn: Callable[..., jax.Array],
+    key: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    norm: str,
+    eps: float,
+    version: str = "standard",
+    batch_size: int = 250,
+    ids: jax.Array | None = None,
+    keyed: bool = False,
+    search_dtype: str | None = None,
+    record_path: str | os.PathLike | None = None,
+    network_hash: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> AutoAttackResult:
+    """AutoAttack (Croce and Hein 2020; reference implementation fra31/auto-attack, commit a392200).
+
+    Every attack starts from the clean images and works on those that still stand. An example's noise, targets and
+    schedule depend on `key` and its id only, so batch size, order, devices and interruptions change nothing but the
+    rounding of float32. Call it outside `jit`; it uses all local devices.
+
+    Differs from the reference in this: an image leaves as soon as it is broken (the first adversarial point is
+    returned, not the last); Square draws windows and signs per example over all positions (`advjax.attacks.square`);
+    logits that are not finite never count as a success; with fewer than ten classes there are fewer targets, and below
+    three (targeted: four) the margin replaces the DLR loss; `rand` judges a point by the majority of 20 forwards, and
+    of 20 fresh ones where these call it a success, instead of one.
+
+    Args:
+        logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], evaluation mode.
+        key: random key, `jax.random.key(seed)`.
+        x: clean images [N, H, W, C], float in [0, 1].
+        y: labels [N].
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        eps: radius; 0 gives the clean accuracy.
+        version: `"standard"` (APGD-CE, APGD-T, FAB-T, Square), `"fast"` (the first two: not AutoAttack, but within
+            0.02 points of it in 17 public logs), `"plus"` (l_inf and l_2; five restarts, more attacks) or `"rand"` (for
+            randomised networks: APGD-CE and APGD-DLR on the mean gradient of 20 forwards).
+        batch_size: images at a time (rounded up to a multiple of the devices); bounds the memory.
+        ids: example ids [N], different from each other; 0..N-1 if absent.
+        keyed: whether the network is randomised, `logits_fn(x, key)`; it then draws per example (`Oracle`).
+        search_dtype: e.g. `"bfloat16"`: precision of the search. Successes count in float32 only.
+        record_path: a file to which every outcome is appended as it is known (`Record`; adversarial images beside it).
+            The same call again goes on from there and ends with the same numbers.
+        network_hash: anything that names the weights, so that a record of others is refused.
+        devices: those to use; all local ones if absent.
+        progress: called with (attack, attempts settled, attempts in all) as they are.
+
+    Returns:
+        `AutoAttackResult`, on the host.
+
+    Raises:
+        InputError: images outside [0, 1], labels that are no classes, fewer than two classes, no images, a negative
+            or too large radius, logits that are not finite on a clean image, `plus` with l_1, equal ids, an unknown
+            version, a record of a different evaluation.
+    """
+    if version not in VERSIONS:
+        raise unknown("version (of AutoAttack)", version, VERSIONS)
+    if version == "plus" and str(norm).lower().replace("_", "") in ("l1", "1"):
+        raise InputError("version 'plus' is defined for linf and l2 only")
+    return cascade(
+        logits_fn, key, x, y, norm=norm, eps=eps, attacks=VERSIONS[version], batch_size=batch_size, ids=ids,
+        draws=RAND_DRAWS if version == "rand" else 1, keyed=keyed, search_dtype=search_dtype, record_path=record_path,
+        network_hash=network_hash, devices=devices, progress=progress,
+    )  # fmt: skip
+
+
+def cascade(
+    logits_fn: Callable[..., jax.Array],
+    key: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    norm: str,
+    eps: float,
+    attacks: Sequence[str | Stage],
+    batch_size: int = 250,
+    ids: jax.Array | None = None,
+    draws: int = 1,
+    keyed: bool = False,
+    search_dtype: str | None = None,
+    record_path: str | os.PathLike | None = None,
+    network_hash: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> AutoAttackResult:
+    """AutoAttack's machinery for any sequence of its attacks, e.g. `attacks=("apgd_ce",)`; not to be called AutoAttack.
+
+    Args:
+        attacks: names (`stage`) or `Stage`s, in their order.
+        draws: forwards over which gradients are averaged and verdicts voted on.
+        logits_fn, key, x, y, norm, eps, batch_size, ids, keyed, search_dtype, record_path, network_hash, devices,
+            progress: as in `autoattack`.
+
+    Returns:
+        `AutoAttackResult`.
+
+    Raises:
+        InputError: as in `autoattack`.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    logits_fn, norm, num_classes = prepare(logits_fn, x, y, norm, eps, keyed=keyed)
+    stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, it is {batch_size}")
+    if np.ndim(eps):
+        raise InputError("eps must be one number for all images")
+    ids = np.asarray(default_ids(ids, len(x)))
+    if len(np.unique(ids)) < len(ids):
+        raise InputError("ids must differ from each other")
+    place = Devices(devices)
+    run = _Cascade(
+        place.replicate(Oracle(logits_fn, keyed, draws, search_dtype)),
+        place.replicate(key),
+        Images(x.astype(np.float32), y.astype(np.int32), ids, np.zeros((len(x), 0), np.int32), float(eps)),
+        stages, num_classes, batch_size, place, progress or (lambda *_: None),
+    )  # fmt: skip
+    config = {
+        "norm": norm, "eps": float(eps), "attacks": {s.name: f"{s.attack!r} x {s.trials}" for s in stages},
+        "classes": num_classes, "draws": draws, "keyed": keyed, "search_dtype": search_dtype,
+        "key": np.asarray(jax.random.key_data(key)).tolist(), "network": network_hash,
+    }  # fmt: skip
+    record = Record(record_path, config, x.shape[1:])
+    try:
+        run.clean(record)
+        if eps > 0:
+            for index in range(len(stages)):
+                run.attack(index, record)
+    finally:
+        record.close()
+    return run.result()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clean:
+    """The clean forward as a loop body: mean logits [B, K] and the verdict [B]."""
+
+    def __call__(self, _, carry, e, oracle, key):
+        keys = e.keys(key)
+        logits = oracle.mean_logits(e.x, keys)
+        finite = jnp.all(jnp.isfinite(logits), -1)
+        wrong = oracle.vote(e.x, e.y, keys) if oracle.draws > 1 else is_wrong(logits, e.y)
+        return logits, wrong, finite
+
+
+class _Cascade:
+    """A run over all stages: which attempt broke which image first, and what each attempt cost.
+
+    Attempts are ranked through all stages: the trials of the first, of the second, ... An image is broken by its lowest
+    attempt that succeeds, whichever is known first, so that nothing depends on how attempts met in batches.
+    """
+
+    def __init__(self, oracle, key, images: Images, stages, num_classes, batch_size, devices, progress):
+        self.oracle, self.key, self.images, self.stages = oracle, key, images, stages
+        self.num_classes, self.batch_size, self.devices, self.progress = num_classes, batch_size, devices, progress
+        self.first_rank = np.cumsum([0] + [s.trials for s in stages])
+        n = len(images.x)
+        self.survived = int(self.first_rank[-1])
+        self.broken_at = np.full(n, self.survived)
+        self.ticks = np.zeros((n, self.survived), np.int32)
+        self.x_adv = images.x.copy()
+        self.seconds: dict[str, float] = {}
+        self.flags: dict[str, str] = {}
+        self.zero_gradients: set[int] = set()
+
+    def clean(self, record: Record) -> None:
+        """The clean forward: who stands, the targets, and what is suspicious about the logits."""
+        begin = time.perf_counter()
+        images, n = self.images, len(self.images.x)
+        size = self.devices.sizes(self.batch_size, n)[0]
+        body = self.devices.body(_Clean())
+        targets, wrong = [], []
+        like_probabilities = True
+        for first in range(0, n, size):
+            rows = np.arange(first, min(first + size, n))
+            padded = np.resize(rows, size)
+            e = self.devices.put(images.rows(padded, np.zeros(size, np.int32)))
+            empty = (np.zeros((size, self.num_classes), np.float32), np.zeros(size, bool), np.zeros(size, bool))
+            key = jax.random.fold_in(self.key, zlib.crc32(b"clean"))
+            out = jax.device_get(repeat(body, 1, self.devices.put(empty), e, self.oracle, key))
+            logits, off, finite = (a[: len(rows)] for a in out)
+            if not finite.all():
+                raise InputError(
+                    f"logits_fn gives logits that are NaN or infinite, first on the clean image of id "
+                    f"{images.ids[rows[~finite][0]]}"
+                )
+            like_probabilities &= flag.are_probabilities(logits)
+            targets.append(np.argsort(-logits, -1, kind="stable")[:, 1:10].astype(np.int32))
+            wrong.append(off)
+        self.images = images._replace(targets=np.concatenate(targets))
+        if like_probabilities:
+            self.flags["probabilities"] = flag.PROBABILITIES
+        if flag.is_randomised(self.oracle, images.x[: min(size, 64)], images.y, self.key):
+            self.flags["randomised"] = flag.RANDOMISED
+        self.wrong = np.concatenate(wrong)
+        self._recall_clean(record)
+        self.broken_at[self.wrong] = -1
+        self.seconds["clean"] = time.perf_counter() - begin
+
+    def _recall_clean(self, record: Record) -> None:
+        fresh = []
+        for n, (image, label, example) in enumerate(zip(self.images.x, self.images.y, self.images.ids, strict=True)):
+            checksum = zlib.crc32(np.ascontiguousarray(image).tobytes(), int(label))
+            known = record.entries.get((int(example), "clean", 0))
+            if known is None:
+                entry = {"id": int(example), "attack": "clean", "trial": 0, "robust": not bool(self.wrong[n])}
+                fresh.append(({**entry, "forwards": self.oracle.draws, "backwards": 0, "crc32": checksum}, None))
+            elif known["crc32"] != checksum:
+                raise InputError(f"the record was made with another image or label for id {example}")
+            else:
+                self.wrong[n] = not known["robust"]
+        record.add(fresh)
+
+    def attack(self, index: int, record: Record) -> None:
+        """Runs one stage on what still stands, or takes its outcomes from the record."""
+        begin = time.perf_counter()
+        name, attack, trials = self.stages[index]
+        rank = self.first_rank[index]
+        work = []
+        for trial in range(trials):
+            for image, example in enumerate(self.images.ids):
+                entry = record.entries.get((int(example), name, trial))
+                if entry is None:
+                    work.append((image, trial))
+                    continue
+                found = None if entry["robust"] else record.image(entry)
+                zero = entry.get("zero_gradient", False)
+                ticks = entry["forwards"] // (attack.forwards_per_tick * self.oracle.draws)
+                self._settle(index, Outcome(image, trial, found is not None, ticks, zero, found))
+
+        def wanted(image, trial):
+            return rank + trial < self.broken_at[image]
+
+        key = jax.random.fold_in(self.key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+        settled = len(self.images.x) * trials - len(work)
+        total = settled + sum(1 for pair in work if wanted(*pair))
+        for outcomes in run_all(
+            attack, self.oracle, self.devices.replicate(key), self.images, work, wanted,
+            batch_size=self.batch_size, devices=self.devices,
+        ):  # fmt: skip
+            for outcome in outcomes:
+                self._settle(index, outcome)
+            record.add([(self._entry(index, outcome), outcome.x_adv) for outcome in outcomes])
+            settled += len(outcomes)
+            self.progress(name, settled, total)
+        self.seconds[name] = time.perf_counter() - begin
+
+    def _entry(self, index: int, outcome: Outcome) -> dict[str, Any]:
+        name, attack, _ = self.stages[index]
+        passes = outcome.ticks * self.oracle.draws
+        entry = {
+            "id": int(self.images.ids[outcome.image]),
+            "attack": name,
+            "trial": outcome.trial,
+            "robust": not outcome.success,
+            "forwards": passes * attack.forwards_per_tick,
+            "backwards": passes * attack.backwards_per_tick,
+        }
+        return {**entry, "zero_gradient": True} if outcome.zero_gradient else entry
+
+    def _settle(self, index: int, outcome: Outcome) -> None:
+        rank = self.first_rank[index] + outcome.trial
+        self.ticks[outcome.image, rank] = outcome.ticks
+        if outcome.success and rank < self.broken_at[outcome.image]:
+            self.broken_at[outcome.image] = rank
+            self.x_adv[outcome.image] = outcome.x_adv
+        if outcome.zero_gradient and getattr(self.stages[index].attack, "loss", "ce") != "ce":
+            self.zero_gradients.add(outcome.image)
+
+    def result(self) -> AutoAttackResult:
+        """The outcome of the stages run so far."""
+        n = len(self.images.x)
+        names = np.asarray([s.name for s in self.stages for _ in range(s.trials)] + ["", "clean"])
+        accuracy = {"clean": float(np.mean(self.broken_at >= 0))}
+        for s, end in zip(self.stages, self.first_rank[1:], strict=True):
+            accuracy[s.name] = float(np.mean(self.broken_at >= end))
+        if self.zero_gradients:
+            self.flags["zero_gradient"] = flag.ZERO_GRADIENT.format(len(self.zero_gradients), n)
+        drop = flag.masking(accuracy)
+        if drop is not None:
+            self.flags["masking"] = drop
+        counted = np.arange(self.survived)[None, :] <= self.broken_at[:, None]
+        ticks = np.where(counted, self.ticks, 0) * self.oracle.draws
+        passes = [
+            np.concatenate([[getattr(s.attack, kind)] * s.trials for s in self.stages]).astype(int)
+            for kind in ("forwards_per_tick", "backwards_per_tick")
+        ]
+        return AutoAttackResult(
+            robust=self.broken_at == self.survived,
+            x_adv=self.x_adv,
+            broken_by=names[self.broken_at],
+            accuracy=accuracy,
+            forwards=ticks @ passes[0] + self.oracle.draws,
+            backwards=ticks @ passes[1],
+            seconds=self.seconds,
+            flags=self.flags,
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = []
+        k = self.num_classes
+        for s in self.stages:
+            if s.name in ("apgd_t", "fab_t") and k < 10:
+                notes.append(f"{s.name}: {s.trials} target{'s' if s.trials > 1 else ''}, since there are {k} classes")
+            if getattr(s.attack, "loss", "").startswith("margin"):
+                notes.append(f"{s.name}: margin loss, since {k} classes are too few for the DLR loss")
+        return tuple(notes)

@@ -1,0 +1,247 @@
+"""Running attacks on many images in batches of few sizes, over all devices, without working on what is settled.
+
+An attack here is a hashable loop body with per-example state, every example at its own iteration. So a row whose
+example is settled can be given to the next one at any time, and whatever the batch, the same thing happens to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from advjax.attacks.inputs import default_ids
+from advjax.attacks.loops import repeat
+from advjax.attacks.oracle import Example, Oracle
+
+
+class Attack(Protocol):
+    """What an attack has to offer; equal for equal programs.
+
+    Attributes:
+        ticks: calls of a whole run.
+        chunk: calls between two looks at who is done.
+        forwards_per_tick, backwards_per_tick: passes per example and call.
+    """
+
+    ticks: int
+    chunk: int
+    forwards_per_tick: int
+    backwards_per_tick: int
+
+    def begin(self, e: Example, key: jax.Array) -> Any:
+        """The first state, a NamedTuple with at least ticks, done, success and x_adv."""
+
+    def __call__(self, i: int, state: Any, e: Example, oracle: Oracle, key: jax.Array) -> Any:
+        """The state one tick later; rows that are done stay as they are."""
+
+
+@partial(jax.jit, static_argnums=0)
+def _begin(attack: Attack, e: Example, key: jax.Array) -> Any:
+    return attack.begin(e, key)
+
+
+def run_alone(attack: Attack, logits_fn, key, x, y, eps, ids, target=None, trial: int = 0) -> Any:
+    """The last state of an attack on one batch, every example run to its end; inside `jit` or on its own."""
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
+    n = len(x)
+    eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (n,))
+    target = y if target is None else jnp.asarray(target, jnp.int32)
+    e = Example(x, y, eps, default_ids(ids, n), jnp.full(n, trial, jnp.int32), target)
+    return repeat(attack, attack.ticks, _begin(attack, e, key), e, Oracle(logits_fn), key)
+
+
+@dataclasses.dataclass(frozen=True)
+class OverDevices:
+    """A loop body whose batch is spread over the devices of a mesh; each device runs the program of its share."""
+
+    body: Hashable
+    mesh: Mesh
+
+    def __call__(self, i, state, e, oracle, key):
+        batch, everywhere = PartitionSpec("batch"), PartitionSpec()
+        return jax.shard_map(
+            self.body,
+            mesh=self.mesh,
+            in_specs=(everywhere, batch, batch, everywhere, everywhere),
+            out_specs=batch,
+            check_vma=False,
+        )(jnp.asarray(i), state, e, oracle, key)
+
+
+class Devices:
+    """Where batches live.
+
+    Args:
+        devices: those to use; all local ones if absent.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
+        self.devices = list(jax.local_devices() if devices is None else devices)
+        self.mesh = Mesh(np.asarray(self.devices), ("batch",))
+
+    def sizes(self, batch_size: int, most: int) -> list[int]:
+        """The static batch sizes, largest first, each a multiple of the number of devices.
+
+        The largest is `batch_size`, or less where all the work fits into less (in steps of a sixteenth, so that calls
+        with slightly different work share their programs); the others are its halves.
+
+        Args:
+            batch_size: what the user asked for.
+            most: number of rows that there ever is work for.
+        """
+        n = len(self.devices)
+        step = -(-batch_size // 16)
+        top = max(min(batch_size, -(-most // step) * step), 1)
+        sizes = {-(-top // (n * 2**level)) * n for level in range(4)}
+        return sorted((size for size in sizes if size >= min(top, 8)), reverse=True)
+
+    def body(self, attack: Hashable) -> Hashable:
+        """`attack`, spread over the devices if there are several."""
+        return OverDevices(attack, self.mesh) if len(self.devices) > 1 else attack
+
+    def put(self, tree: Any) -> Any:
+        """[B, ...] arrays, spread over the devices by rows."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec("batch")))
+
+    def replicate(self, tree: Any) -> Any:
+        """Arrays, on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+
+class Images(NamedTuple):
+    """The images under attack, on the host: x [N, H, W, C], y [N], ids [N], targets [N, T], eps a number."""
+
+    x: np.ndarray
+    y: np.ndarray
+    ids: np.ndarray
+    targets: np.ndarray
+    eps: float
+
+    def rows(self, images: np.ndarray, trials: np.ndarray) -> Example:
+        """The examples of these images and trials."""
+        target = self.targets[images, trials] if self.targets.shape[1] else self.y[images]
+        eps = np.full(len(images), self.eps, np.float32)
+        return Example(self.x[images], self.y[images], eps, self.ids[images], trials.astype(np.int32), target)
+
+
+class Outcome(NamedTuple):
+    """What came of one trial (restart or target) on one image; `x_adv` only of a success."""
+
+    image: int
+    trial: int
+    success: bool
+    ticks: int
+    zero_gradient: bool
+    x_adv: np.ndarray | None
+
+
+class _Batch:
+    """The rows that are under attack now: which pairs, the attack's state, and which rows are still running."""
+
+    def __init__(self, attack: Attack, oracle: Oracle, key: jax.Array, images: Images, devices: Devices):
+        self.attack, self.oracle, self.key, self.images, self.devices = attack, oracle, key, images, devices
+        self.body = devices.body(attack)
+        self.pairs = np.zeros((0, 2), np.int64)
+        self.running = np.zeros(0, bool)
+        self.ticks = np.zeros(0, np.int32)
+        self.state: Any = None
+        self.examples: Any = None
+
+    def load(self, fresh: list[tuple[int, int]], size: int) -> None:
+        """The running rows and the fresh pairs become a batch of `size`, padded with copies that are done."""
+        kept = np.flatnonzero(self.running)
+        pairs = np.concatenate([self.pairs[kept], np.asarray(fresh, np.int64).reshape(-1, 2)])
+        used = np.arange(size) < len(pairs)
+        pairs = np.concatenate([pairs, np.repeat(pairs[:1], size - len(pairs), 0)])
+        self.examples = self.devices.put(self.images.rows(pairs[:, 0], pairs[:, 1]))
+        state = jax.device_get(_begin(self.attack, self.examples, self.key))
+        if len(kept):
+            old = jax.device_get(self.state)
+            state = jax.tree.map(lambda new, old: np.concatenate([old[kept], new[len(kept) :]]), state, old)
+        self.state = self.devices.put(state._replace(done=state.done | ~used))
+        self.pairs, self.running, self.ticks = pairs, used, state.ticks
+
+    def advance(self) -> list[Outcome]:
+        """Runs until the next look, never past the end of the row that is furthest; what is settled since."""
+        steps = min(self.attack.chunk, self.attack.ticks - int(self.ticks[self.running].max()))
+        self.state = repeat(self.body, steps, self.state, self.examples, self.oracle, self.key)
+        self.ticks, done, success = jax.device_get((self.state.ticks, self.state.done, self.state.success))
+        rows = np.flatnonzero(self.running & done)
+        if not len(rows):
+            return []
+        self.running[rows] = False
+        found = jax.device_get(self.state.x_adv) if success[rows].any() else None
+        zero = jax.device_get(getattr(self.state, "zero_gradient", np.zeros(len(done), bool)))
+        return [
+            Outcome(
+                image=int(self.pairs[row, 0]),
+                trial=int(self.pairs[row, 1]),
+                success=bool(success[row]),
+                ticks=int(self.ticks[row]),
+                zero_gradient=bool(zero[row]),
+                x_adv=found[row] if success[row] else None,
+            )
+            for row in rows
+        ]
+
+    @property
+    def left(self) -> int:
+        """Ticks until the row that is furthest behind is through."""
+        return self.attack.ticks - int(self.ticks[self.running].min())
+
+
+def run_all(
+    attack: Attack,
+    oracle: Oracle,
+    key: jax.Array,
+    images: Images,
+    work: Sequence[tuple[int, int]],
+    wanted: Callable[[int, int], bool],
+    *,
+    batch_size: int,
+    devices: Devices,
+) -> Iterator[list[Outcome]]:
+    """Runs an attack on (image, trial) pairs, in their order as far as batches allow, and yields what is known when.
+
+    Args:
+        attack: which.
+        oracle: the network, on every device.
+        key: random key, on every device.
+        images: all images.
+        work: the pairs.
+        wanted: whether a pair still matters; asked before it starts, and again after every yield.
+        batch_size: rows of a batch.
+        devices: where.
+    """
+    queue = deque(pair for pair in work if wanted(*pair))
+    sizes = devices.sizes(batch_size, len(queue))
+    size = sizes[0]
+    batch = _Batch(attack, oracle, key, images, devices)
+    while queue or batch.running.any():
+        free = size - int(batch.running.sum())
+        fresh = []
+        # Loading costs a copy of the whole state, so a few free rows wait for more.
+        if free == size or free >= max(size // 8, 1):
+            while queue and len(fresh) < free:
+                pair = queue.popleft()
+                if wanted(*pair):
+                    fresh.append(pair)
+        rows = size - free + len(fresh)
+        if rows == 0:
+            return
+        fitting = size if queue else min(s for s in sizes if s >= rows)
+        # Another size is another compilation, so the last few ticks stay where they are.
+        if fresh or (fitting < size and batch.left >= min(20, attack.ticks // 2)):
+            size = fitting
+            batch.load(fresh, size)
+        yield batch.advance()
+        for row in np.flatnonzero(batch.running):
+            batch.running[row] = wanted(*batch.pairs[row])

@@ -1,0 +1,53 @@
+"""Reasons not to trust a robust accuracy, as the reference implementation of AutoAttack raises them."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import numpy as np
+
+from advjax.attacks.oracle import Oracle
+
+PROBABILITIES = (
+    "the network's outputs look like probabilities (all in [0, 1], sums of 1): attacks need logits, and gradients "
+    "through a softmax vanish"
+)
+RANDOMISED = "repeated forwards of the same images differ: the network is randomised, evaluate it with version 'rand'"
+ZERO_GRADIENT = (
+    "{} of {} images have a zero gradient at the start of APGD under the DLR loss: gradient attacks cannot move them"
+)
+MASKING = (
+    "Square lowered the robust accuracy by {:.2f} points below the best gradient attack: gradients are masked, and the "
+    "robust accuracy is probably overestimated"
+)
+
+
+def are_probabilities(outputs: np.ndarray, tolerance: float = 1e-5) -> bool:
+    """Whether all outputs [B, K] lie in [0, 1] and every row sums to 1."""
+    inside = (outputs > -tolerance) & (outputs < 1 + tolerance)
+    return bool(inside.all() and (np.abs(outputs.sum(-1) - 1.0) < tolerance).all())
+
+
+def is_randomised(oracle: Oracle, x: np.ndarray, y: np.ndarray, key: jax.Array, forwards: int = 5) -> bool:
+    """Whether forwards of the same images differ in the number of correct ones or, normalised, by more than 1e-4.
+
+    The network is called as it is, not compiled, so that randomness drawn on the host shows too.
+    """
+    outputs, correct = [], set()
+    for draw in range(forwards):
+        keys = jax.random.split(jax.random.fold_in(key, draw), len(x))
+        logits = np.asarray(oracle.logits(x, keys))
+        correct.add(int(np.sum(np.argmax(logits, -1) == y[: len(x)])))
+        outputs.append(logits / (np.linalg.norm(logits, axis=-1, keepdims=True) + 1e-10))
+    spread = max(np.linalg.norm(a - b, axis=-1).max() for i, a in enumerate(outputs) for b in outputs[:i])
+    return len(correct) > 1 or bool(spread > 1e-4)
+
+
+def masking(accuracy: dict[str, float], tolerance: float = 0.002) -> str | None:
+    """The warning if Square's accuracy is below the attack before it by more than 0.2 points, else None."""
+    names = list(accuracy)
+    for before, name in itertools.pairwise(names):
+        if name.startswith("square") and before != "clean" and accuracy[before] - accuracy[name] > tolerance:
+            return MASKING.format(100 * (accuracy[before] - accuracy[name]))
+    return None
