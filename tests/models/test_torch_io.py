@@ -242,12 +242,13 @@ def haiku_checkpoint(module, variables):
     return params, state
 
 
-@pytest.mark.parametrize("mapping", [dict, FlatMapping])
-def test_haiku_checkpoint(tmp_path, mapping, monkeypatch):
+@pytest.mark.parametrize("mapping, array", [(dict, np.asarray), (dict, jax.numpy.asarray), (FlatMapping, np.asarray)])
+def test_haiku_checkpoint(tmp_path, mapping, array, monkeypatch):
     module = models.create("wrn_28_10_swish", 10, depth=10, width=2)
     variables = random_variables(module, SHAPE)
     params, state = haiku_checkpoint(module, variables)
     assert "wide_res_net/~/resnet_lay_1_block_0/~/batchnorm_0" in params
+    params, state = jax.tree.map(array, (params, state))
     params, state = (mapping({k: mapping(v) for k, v in tree.items()}) for tree in (params, state))
     content = np.empty(2, object)
     content[:] = [params, state]
