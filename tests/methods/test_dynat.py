@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from advjax.errors import InputError
 from advjax.methods import DYNAT, PGDAT, Natural, TrainingAttack
-
 from tests.helpers import Run, distance
 from tests.methods.by_hand import Inverted, first_batch, first_layer_mean, loss_and_gradients, make_context
 

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from advjax import losses
 from advjax.errors import InputError
 from advjax.methods import MART, PGDAT, TrainingAttack
 from advjax.methods.mart import mart_loss
-
 from tests.helpers import Run, distance
 from tests.methods.by_hand import Inverted, first_layer_mean, loss_and_gradients, make_context
 

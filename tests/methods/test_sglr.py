@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from advjax import losses, parallel
 from advjax.data import epoch_order
 from advjax.errors import InputError
 from advjax.methods import MART, PGDAT, SGLR, TRADES, TrainingAttack
 from advjax.models.layers import TrainMode
 from advjax.training.checkpoints import Checkpoints
-
 from tests.helpers import CLASSES, Run, ToyNet, distance
 from tests.methods.by_hand import Inverted, first_layer_mean, loss_and_gradients, make_context
 
