@@ -227,7 +227,7 @@ BAD_INPUT = [
     (["--config.evaluation.protocol=quik"], "did you mean quick"),
     (["--config.init_from=no/such/run"], "init_from"),
     (["--workdirr=x"], "did you mean --workdir"),
-    (["--workdir=README.md/x"], "workdir must be a folder"),
+    (["--workdir=LICENSE/x"], "workdir must be a folder"),
     (["stray"], "unexpected argument 'stray'"),
 ]
 
