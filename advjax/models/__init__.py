@@ -2,7 +2,8 @@
 
 from advjax.models.functional import logits_fn
 from advjax.models.layers import BatchNorm, Conv, Linear, Network, Train, TrainMode, max_pool_2x2
-from advjax.models.registry import create, init, names, options, parameter_count, variable_shapes
+from advjax.models.registry import create, describe, init, names, options, parameter_count, variable_shapes
+from advjax.models.teachers import load_teacher
 from advjax.models.torch_io import load_torch, save_torch
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "Train",
     "TrainMode",
     "create",
+    "describe",
     "init",
+    "load_teacher",
     "load_torch",
     "logits_fn",
     "max_pool_2x2",

@@ -93,6 +93,28 @@ def create(name: str, num_classes: int, **chosen: Any) -> Network:
     return _NETWORKS[name][0](num_classes=int(num_classes), **merged)
 
 
+def describe(module: Network) -> tuple[str, dict[str, Any]]:
+    """The name of a network and the options in which it differs from the defaults of that name.
+
+    Args:
+        module: a network made by `create`.
+
+    Returns:
+        (name, options) such that `create(name, module.num_classes, **options)` equals `module`.
+
+    Raises:
+        InputError: a module that is none of these networks.
+    """
+    found = []
+    for name, (cls, _) in _NETWORKS.items():
+        if cls is type(module):
+            own = {option: (getattr(module, option), default) for option, default in options(name).items()}
+            found.append((name, {option: value for option, (value, default) in own.items() if value != default}))
+    if not found:
+        raise unknown("network class", type(module).__name__, {cls.__name__ for cls, _ in _NETWORKS.values()})
+    return min(found, key=lambda item: len(item[1]))
+
+
 def _plain(option: str, value: Any) -> Any:
     # A hashable value of one spelling, so that equal networks are equal modules.
     if option == "dtype":

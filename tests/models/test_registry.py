@@ -202,3 +202,11 @@ def test_normalisation_inside_the_network():
     x = jax.random.uniform(jax.random.key(1), (3, 8, 8, 2))
     expected = plain.apply(variables, (x - jnp.asarray([0.3, 0.4])) / jnp.asarray([0.2, 0.5]))
     np.testing.assert_allclose(normalised.apply(variables, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_describe_is_the_inverse_of_create(name):
+    module = models.create(name, 7, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), dtype="bfloat16")
+    found, options = models.describe(module)
+    assert models.create(found, 7, **options) == module
+    assert found == name and set(options) == {"mean", "std", "dtype"}

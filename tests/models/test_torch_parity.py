@@ -56,14 +56,12 @@ def accuracy(module, variables, x, y, batch):
 def test_real_trades_mnist_network(test_data):
     data = np.load(test_data / "mnist.npz")
     x = (data["x_test"][:2000] / np.float32(255)).reshape(-1, 28, 28, 1)
-    module = models.create("small_cnn", 10)
-    variables = models.load_torch(test_data / "weights/trades_mnist_smallcnn.pt", module, (28, 28, 1))
+    module, variables = models.load_teacher("trades_mnist", test_data / "weights/trades_mnist_smallcnn.pt")
     assert accuracy(module, variables, x, data["y_test"][:2000].ravel(), 500) == pytest.approx(99.15, abs=0.001)
 
 
 def test_real_cifar10_resnet56(test_data):
     data = np.load(test_data / "cifar10/test.npz")
     x = data["image"] / np.float32(255)
-    module = models.create("resnet56", 10, shortcut="pad", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    variables = models.load_torch(test_data / "weights/cifar10_resnet56_optionA.th", module, (32, 32, 3))
+    module, variables = models.load_teacher("akamaster_resnet56", test_data / "weights/cifar10_resnet56_optionA.th")
     assert accuracy(module, variables, x, data["label"].ravel(), 25) == pytest.approx(93.39, abs=0.05)

@@ -1,0 +1,40 @@
+import jax
+import pytest
+
+from advjax import models
+from advjax.errors import InputError
+from advjax.models import teachers
+
+
+@pytest.mark.parametrize("name", teachers.names())
+def test_every_entry_is_a_network(name):
+    entry = teachers.teacher(name)
+    module = models.create(entry.network, entry.num_classes, **entry.options)
+    assert entry.data in ("cifar10", "cifar100", "mnist")
+    assert (entry.threat == (None, None)) or entry.threat[0] in ("linf", "l2")
+    assert entry.autoattack is None or 0 < entry.autoattack < entry.clean < 100
+    assert entry.where.startswith("github.com/")
+    assert all(source.strip() + ":" in teachers.__doc__ for source in entry.source.split(","))
+    swish = entry.network.endswith("_swish")
+    if swish and entry.data == "cifar100":
+        assert module.mean == (0.5071, 0.4865, 0.4409)
+    elif swish:
+        assert module.mean == (0.4914, 0.4822, 0.4465)
+
+
+def test_without_a_file_the_error_says_where_it_is():
+    with pytest.raises(InputError, match=r"github\.com/yaodongyu/TRADES") as error:
+        models.load_teacher("trades_wrn_34_10")
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="trades_wrn_34_10"):
+        models.load_teacher("trades_wrn_34")
+
+
+def test_options_reach_the_network(tmp_path):
+    module = models.create("resnet20", 10, shortcut="pad", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    variables = models.init(module, jax.random.key(0), (32, 32, 3))
+    models.save_torch(tmp_path / "w.safetensors", module, variables)
+    loaded, same = models.load_teacher("akamaster_resnet20", tmp_path / "w.safetensors")
+    assert loaded == module and jax.tree.structure(same) == jax.tree.structure(variables)
+    other, _ = models.load_teacher("akamaster_resnet20", tmp_path / "w.safetensors", dtype="bfloat16", mean=(0, 0, 0))
+    assert (other.dtype, other.mean, other.shortcut) == ("bfloat16", (0.0, 0.0, 0.0), "pad")
