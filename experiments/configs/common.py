@@ -103,3 +103,18 @@ def variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:
     if name not in variants:
         raise unknown("variant of this config", name, variants)
     return variants[name](config)
+
+
+def combined(data: dict, options: dict) -> dict:
+    """Variants `DATA` and `DATA-OPTION`: the data set's function, which returns the config, then the option's."""
+
+    def both(choose, change):
+        def apply(config):
+            config = choose(config)
+            change(config)
+            return config
+
+        return apply
+
+    pairs = {f"{name}-{option}": both(data[name], options[option]) for name in data for option in options}
+    return {**data, **pairs}
