@@ -121,7 +121,7 @@ class BMTARD(Method):
         return jnp.sum(weights * values), Aux({"student": student.stats}, state, metrics)
 
     def _distance(self, context, teacher, temperature, logits):
-        q = jax.nn.softmax(teacher / temperature)
+        q = jax.lax.stop_gradient(jax.nn.softmax(teacher / temperature))
         return self.scale * context.mean(losses.kl_probabilities(q, logits, FLOOR)) / context.num_classes
 
 
