@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from advjax import losses, methods
 from advjax.data import epoch_order
 from advjax.errors import InputError
 from advjax.methods import FGSMRS, PGDAT, TRADES, Natural, TrainingAttack
-
 from tests.helpers import SHAPE, Run, ToyNet, distance, toy_data
 
 ATTACK = TrainingAttack(eps=0.1, step_size=0.05, steps=3)

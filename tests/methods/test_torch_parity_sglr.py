@@ -1,4 +1,4 @@
-"""SGLR on AT, TRADES and MART in PyTorch, written from the specification: attack, memory, loss, gradients, BatchNorm."""
+"""SGLR on AT, TRADES and MART in PyTorch, from the specification: attack, memory, loss, gradients, statistics."""
 
 import jax
 import numpy as np

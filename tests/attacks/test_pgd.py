@@ -1,0 +1,196 @@
+"""PGD: optimal on a linear network, in ball and box, indifferent to batches, the same in every mode of calling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import attacks, losses, models, threat
+from advjax.attacks.loops import repeat
+from advjax.errors import InputError
+
+SHAPE, N, K = (4, 4, 1), 6, 3
+WEIGHTS = jax.random.normal(jax.random.key(0), (16, K))
+X = 0.3 + 0.4 * jax.random.uniform(jax.random.key(1), (N, *SHAPE))
+Y = jnp.arange(N) % K
+KEY = jax.random.key(2)
+
+
+def linear(x):
+    return x.reshape(len(x), -1) @ WEIGHTS
+
+
+def wavy(x):
+    """Not linear, so that starts and steps matter."""
+    return jnp.sin(4 * x.reshape(len(x), -1)) @ WEIGHTS
+
+
+def two_classes(x):
+    return linear(x)[:, :2]
+
+
+@pytest.mark.parametrize(("norm", "eps", "dual"), [("linf", 0.1, 1), ("l2", 0.3, 2), ("l1", 0.25, np.inf)])
+def test_attains_the_optimum_of_a_linear_network(norm, eps, dual):
+    """With two classes the margin is linear: the most it can rise is eps times the dual norm of its gradient."""
+    y = Y % 2
+    x_adv = attacks.pgd(
+        two_classes, KEY, X, y, norm=norm, eps=eps, step_size=eps / 2, steps=60, objective="margin", start="none"
+    )
+    rise = losses.margin(two_classes(x_adv), y) - losses.margin(two_classes(X), y)
+    gradient = np.asarray(WEIGHTS[:, 1] - WEIGHTS[:, 0], np.float64)
+    np.testing.assert_allclose(rise, eps * np.linalg.norm(gradient, dual), rtol=2e-3)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 1.0), ("l1", 3.0)])
+@pytest.mark.parametrize("start", threat.STARTS)
+def test_stays_in_ball_and_box(norm, eps, start):
+    x = jnp.round(X * 4) / 4
+    x_adv = attacks.pgd(wavy, KEY, x, Y, norm=norm, eps=eps, step_size=eps / 3, steps=4, start=start)
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    delta = np.asarray(x_adv, np.float64) - np.asarray(x, np.float64)
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
+    assert (np.linalg.norm(delta.reshape(N, -1), order, axis=-1) <= eps * (1 + 1e-5)).all()
+
+
+def settings(**changes):
+    return {"norm": "linf", "eps": 0.1, "step_size": 0.03, "steps": 5, **changes}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_an_example_does_not_notice_its_batch(norm):
+    ids = jnp.array([7, 3, 99, 0, 12, 5])
+    eps = {"linf": 0.1, "l2": 0.4, "l1": 1.0}[norm]
+    options = settings(norm=norm, eps=eps, step_size=eps / 3)
+    together = attacks.pgd(wavy, KEY, X, Y, ids=ids, **options)
+    order = jnp.array([4, 2, 0])
+    some = attacks.pgd(wavy, KEY, X[order], Y[order], ids=ids[order], **options)
+    alone = attacks.pgd(wavy, KEY, X[2:3], Y[2:3], ids=ids[2:3], **options)
+    np.testing.assert_allclose(some, together[order], atol=1e-6)
+    np.testing.assert_allclose(alone, together[2:3], atol=1e-6)
+    other = attacks.pgd(wavy, KEY, X, Y, ids=ids + 1, **options)
+    assert not jnp.allclose(other, together)
+
+
+def test_the_same_inside_and_outside_of_jit():
+    options = settings(restarts=2)
+    eager = attacks.pgd(wavy, KEY, X, Y, **options)
+    jitted = jax.jit(lambda key, x, y: attacks.pgd(wavy, key, x, y, **options))(KEY, X, Y)
+    np.testing.assert_allclose(jitted, eager, atol=1e-6)
+
+
+def test_vmap_over_epsilons_and_one_per_example():
+    radii = jnp.array([0.0, 0.05, 0.1])
+    curve = jax.vmap(lambda eps: attacks.pgd(wavy, KEY, X, Y, **settings(eps=eps, start="none")))(radii)
+    for eps, x_adv in zip(radii, curve, strict=True):
+        np.testing.assert_allclose(x_adv, attacks.pgd(wavy, KEY, X, Y, **settings(eps=eps, start="none")), atol=1e-6)
+    np.testing.assert_array_equal(curve[0], X)
+    mixed = attacks.pgd(wavy, KEY, X, Y, **settings(eps=jnp.tile(radii, 2), start="none"))
+    np.testing.assert_allclose(mixed, jnp.stack([curve[i % 3, i] for i in range(N)]), atol=1e-6)
+
+
+def test_restarts_keep_the_best_of_their_runs():
+    options = settings(steps=2, step_size=0.01)
+    best = attacks.pgd(wavy, KEY, X, Y, restarts=4, **options)
+    runs = [attacks.pgd(wavy, KEY, X, Y, restarts=1, **options)]
+    fooled = 1 - losses.correct(wavy(best), Y)
+    loss = losses.cross_entropy(wavy(best), Y)
+    for x_adv in runs:
+        assert (fooled >= 1 - losses.correct(wavy(x_adv), Y)).all()
+        stronger = losses.cross_entropy(wavy(x_adv), Y) > loss + 1e-6
+        assert not (stronger & (fooled == 1 - losses.correct(wavy(x_adv), Y))).any()
+    assert (loss > losses.cross_entropy(wavy(runs[0]), Y) + 1e-6).any()
+
+
+def test_kl_objective_moves_away_from_given_probabilities():
+    p = jax.nn.softmax(wavy(X))
+    x_adv = attacks.pgd(wavy, KEY, X, p, objective="kl", **settings())
+    start = threat.random_start(jax.random.fold_in(KEY, 0), X, jnp.arange(N), "linf", 0.1)
+    assert (losses.kl_probabilities(p, wavy(x_adv)) > losses.kl_probabilities(p, wavy(start))).all()
+
+
+def test_frozen_examples_stop_once_they_are_misclassified():
+    wrong = jnp.argmin(wavy(X), -1)  # misclassified from the start
+    x_adv = attacks.pgd(wavy, KEY, X, wrong, freeze=True, **settings(start="none"))
+    np.testing.assert_array_equal(x_adv, X)
+    right = jnp.argmax(wavy(X), -1)
+    assert not jnp.allclose(attacks.pgd(wavy, KEY, X, right, freeze=True, **settings(start="none")), X)
+
+
+def test_no_steps_and_no_start_returns_the_images():
+    np.testing.assert_array_equal(attacks.pgd(wavy, KEY, X, Y, **settings(steps=0, start="none")), X)
+    np.testing.assert_array_equal(attacks.pgd(wavy, KEY, X, Y, **settings(eps=0.0)), X)
+
+
+def test_new_parameters_and_radii_compile_nothing_anew():
+    module = models.create("tiny_cnn", 10)
+    x, y = jnp.full((2, 8, 8, 1), 0.5), jnp.array([0, 1])
+    traces = []
+
+    class Counted:
+        def __call__(self, variables, x):
+            traces.append(1)
+            return module.apply(variables, x)
+
+    function = Counted()
+    for seed, eps in ((0, 0.1), (1, 0.2)):
+        variables = models.init(module, jax.random.key(seed), (8, 8, 1))
+        attacks.pgd(jax.tree_util.Partial(function, variables), KEY, x, y, **settings(eps=eps))
+    first = len(traces)
+    attacks.pgd(jax.tree_util.Partial(function, variables), KEY, x, y, **settings(eps=0.3, steps=9))
+    assert len(traces) == first
+
+
+def test_maximize_carries_what_the_objective_returns():
+    """GAIRAT's count: at how many of the points where a gradient is taken the image was classified correctly."""
+
+    def objective(x_adv, count):
+        logits = wavy(x_adv)
+        return losses.cross_entropy(logits, Y), count + losses.correct(logits, Y)
+
+    options = {"norm": "linf", "eps": 0.1, "step_size": 0.02, "key": KEY, "ids": jnp.arange(N)}
+    x_adv, count = attacks.maximize(objective, X, X, steps=4, aux=jnp.zeros(N), **options)
+    x, expected = X, np.zeros(N)
+    for _ in range(4):
+        expected += np.asarray(losses.correct(wavy(x), Y))
+        x = attacks.maximize(objective, X, x, steps=1, aux=jnp.zeros(N), **options)[0]
+    np.testing.assert_array_equal(count, expected)
+    np.testing.assert_allclose(x_adv, x, atol=1e-6)
+
+
+def add_index(i, total, step):
+    return total + i * step
+
+
+def test_repeat_is_a_loop_in_every_mode():
+    assert repeat(add_index, 5, jnp.zeros(()), 2.0) == 20
+    assert jax.jit(lambda step: repeat(add_index, 5, jnp.zeros(()), step))(2.0) == 20
+    np.testing.assert_array_equal(
+        jax.vmap(lambda step: repeat(add_index, 5, jnp.zeros(()), step))(jnp.array([1.0, 2.0])), [10, 20]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": X * 255}, r"x must lie in \[0, 1\]"),
+        ({"x": X.at[0].set(jnp.nan)}, r"x must lie in \[0, 1\]"),
+        ({"eps": 8}, "did you mean 8/255"),
+        ({"eps": -0.1}, "eps must be between 0 and 1"),
+        ({"norm": "l2", "eps": 5.0}, "between 0 and 4 for l2"),
+        ({"eps": jnp.full(3, 0.1)}, "eps must be a number or one per image"),
+        ({"y": Y[:2]}, "same length"),
+        ({"steps": -1}, "steps"),
+        ({"restarts": 0}, "restarts"),
+        ({"objective": "entropy"}, "unknown objective"),
+        ({"start": "randn"}, "unknown start"),
+        ({"norm": "l3"}, "unknown norm"),
+        ({"ids": jnp.arange(3)}, "ids must be one per image"),
+        ({"x": X[0, 0, 0]}, "batch of images"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_input(changes, message):
+    options = {"x": X, "y": Y, **settings(), **changes}
+    with pytest.raises(InputError, match=message):
+        attacks.pgd(wavy, KEY, options.pop("x"), options.pop("y"), **options)

@@ -1,0 +1,93 @@
+"""Losses against hand-computed values, with and without jit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import losses
+from advjax.errors import InputError
+
+LOGITS = jnp.array([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, 1.0]])
+LABEL = jnp.array([0, 1])
+P = np.exp(np.asarray(LOGITS, np.float64)) / np.exp(np.asarray(LOGITS, np.float64)).sum(-1, keepdims=True)
+OTHER = jnp.array([[0.0, 1.0, 0.5, 0.0], [1.0, 2.0, 0.0, 0.0]])
+Q = np.exp(np.asarray(OTHER, np.float64)) / np.exp(np.asarray(OTHER, np.float64)).sum(-1, keepdims=True)
+
+CASES = {
+    "cross-entropy": (losses.cross_entropy, (LOGITS, LABEL), -np.log(P[[0, 1], [0, 1]])),
+    "soft cross-entropy": (losses.cross_entropy, (LOGITS, jnp.asarray(Q)), -(Q * np.log(P)).sum(-1)),
+    "kl": (losses.kl, (OTHER, LOGITS), (Q * (np.log(Q) - np.log(P))).sum(-1)),
+    "kl to probabilities": (losses.kl_probabilities, (jnp.asarray(Q), LOGITS), (Q * (np.log(Q) - np.log(P))).sum(-1)),
+    "entropy": (losses.entropy, (LOGITS,), -(P * np.log(P)).sum(-1)),
+    # z_y = 2, the best other 1; z_y = 0, the best other 3
+    "margin": (losses.margin, (LOGITS, LABEL), [-1.0, 3.0]),
+    "cw": (losses.cw, (LOGITS, LABEL), [-51.0, -47.0]),
+    # (z_(1), z_(3)) = (2, 0) and (3, 0)
+    "dlr": (losses.dlr, (LOGITS, LABEL), [-0.5, 1.0]),
+    # -(2 - 0)/(2 - (0 - 1)/2) and -(0 - 1)/(3 - 0)
+    "targeted dlr": (losses.dlr_targeted, (LOGITS, LABEL, jnp.array([2, 3])), [-0.8, 1 / 3]),
+    "boosted": (
+        losses.boosted_cross_entropy,
+        (LOGITS, LABEL),
+        [-np.log(P[0, 0]) - np.log(1.0001 - P[0, 1]), -np.log(P[1, 1]) - np.log(1.0001 - P[1, 2])],
+    ),
+    "correct": (losses.correct, (LOGITS, LABEL), [1.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_by_hand(name, transform):
+    loss, arguments, expected = CASES[name]
+    np.testing.assert_allclose(transform(loss)(*arguments), expected, rtol=1e-5)
+
+
+def test_temperature_divides_the_logits():
+    np.testing.assert_allclose(losses.kl(OTHER, LOGITS, 4.0), losses.kl(OTHER / 4, LOGITS / 4), rtol=1e-6)
+    np.testing.assert_allclose(losses.entropy(LOGITS, 1e6), np.log(4), rtol=1e-5)
+
+
+def test_kl_floor():
+    q = np.array([[0.5, 0.5, 0.0, 0.0]])
+    expected = (q * (np.log(q + 1e-5) - np.log(P[:1]))).sum(-1)
+    np.testing.assert_allclose(losses.kl_probabilities(jnp.asarray(q), LOGITS[:1], 1e-5), expected, rtol=1e-5)
+    finite = jax.grad(lambda z: losses.kl_probabilities(jnp.asarray(q), z).sum())(LOGITS[:1])
+    np.testing.assert_allclose(finite, P[:1] - q, atol=1e-6)
+
+
+def test_gradient_of_the_kl_flows_through_both_arguments():
+    gradients = jax.grad(lambda a, b: losses.kl(a, b).sum(), argnums=(0, 1))(OTHER, LOGITS)
+    np.testing.assert_allclose(gradients[1], P - Q, atol=1e-6)
+    assert np.abs(gradients[0]).max() > 1e-2
+
+
+def test_cw_stops_at_its_confidence():
+    far = jnp.array([[0.0, 80.0, 0.0]])
+    assert losses.cw(far, jnp.array([0]))[0] == 0
+    assert losses.cw(far, jnp.array([0]), confidence=100.0)[0] == -20
+
+
+def test_dlr_is_invariant_to_shift_and_scale():
+    for scale, shift in ((10.0, 0.0), (0.1, 5.0)):
+        np.testing.assert_allclose(losses.dlr(scale * LOGITS + shift, LABEL), losses.dlr(LOGITS, LABEL), rtol=1e-4)
+
+
+def test_low_precision_logits_are_raised_first():
+    value = losses.cross_entropy(LOGITS.astype(jnp.bfloat16), LABEL)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, losses.cross_entropy(LOGITS, LABEL), rtol=1e-6)
+
+
+def test_smooth_labels():
+    np.testing.assert_allclose(losses.smooth_labels(jnp.array([1]), 4, 0.2), [[0.05, 0.85, 0.05, 0.05]], rtol=1e-6)
+
+
+def test_too_few_classes_and_unknown_names():
+    with pytest.raises(InputError, match="at least 3 classes"):
+        losses.dlr(LOGITS[:, :2], LABEL)
+    with pytest.raises(InputError, match="at least 4 classes"):
+        losses.dlr_targeted(LOGITS[:, :3], LABEL, LABEL)
+    with pytest.raises(InputError, match="did you mean"):
+        losses.objective("dlrr")
+    assert losses.objective(losses.margin) is losses.margin
