@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from advjax import distill
 
 LOGITS = jnp.log(jnp.asarray([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]]))
