@@ -21,6 +21,7 @@ from advjax.training.experiment import (
     config_hash,
     create_method,
     create_modules,
+    network_options,
     training_differences,
 )
 from advjax.training.log import Display
@@ -137,6 +138,8 @@ def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display
     Returns:
         The report.
     """
+    from advjax.training import teachers
+
     config, evaluation = experiment.config, experiment.config["evaluation"]
     attacks = protocol(evaluation["protocol"], experiment.norm, experiment.eps)
     examples = evaluation["examples"] or len(experiment.dataset.test.label)
@@ -147,7 +150,7 @@ def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display
         for checkpoint in checkpoints:
             module, variables = load_run(workdir, network, checkpoint)
             if checkpoint == "last":
-                architecture = config["networks"].get(network, config["network"])["name"]
+                architecture = network_options(config, network)["name"]
                 networks[network] = {"architecture": architecture, "params_sha256": params_sha256(variables)}
             outcomes = {}
             for attack in attacks:
@@ -180,6 +183,7 @@ def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display
                 display.line(
                     f"{network} ({checkpoint}): {attack.name:<10} {row['accuracy']:7.2%}  of {row['n']} images"
                 )
+    known = read_json(workdir, teachers.FILE) if experiment.teachers else {}
     report = {
         "method": config["method"]["name"],
         "config_hash": config_hash(config),
@@ -187,8 +191,9 @@ def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display
         "eps": experiment.eps,
         "norm": experiment.norm,
         "networks": networks,
+        **({"teachers": known} if known else {}),
         "results": results,
-        "warnings": warnings(results),
+        "warnings": warnings(results) + teachers.doubts(known, experiment.dataset.num_classes),
     }
     for warning in report["warnings"]:
         display.line(f"warning: {warning}")

@@ -43,9 +43,11 @@ def _run(argv: list[str]) -> None:
 
         return describe(experiment, display)
 
+    from advjax.training import teachers
     from advjax.training.loop import train
 
     runs.prepare_workdir(workdir, experiment)
+    experiment = teachers.prepare(experiment, workdir, display)
     train(experiment, workdir, display)
     runs.evaluate_run(experiment, workdir, display)
     display.line(f"report: {workdir / 'report.md'}")

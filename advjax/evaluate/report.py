@@ -126,9 +126,26 @@ def markdown(report: Mapping[str, Any]) -> str:
                 lines.append("| " + " | ".join(map(str, [*cells, f"{row['seconds']:.1f}"])) + " |")
             first = rows[0]
             lines += ["", f"Seed {first['seed']}, {first['dtype']}, {first['device']}.", ""]
+    lines += _teachers(report.get("teachers", {}))
     lines += ["W-Robust = 0.5 clean + 0.5 robust accuracy. Accuracies in percent."]
     return "\n".join(lines) + "\n"
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
+
+
+def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not teachers:
+        return []
+    lines = [
+        "## Teachers",
+        "",
+        "| teacher | network | source | clean | robust | SHA-256 |",
+        "|---|---|---|---:|---:|---|",
+    ]
+    for role, each in teachers.items():
+        source = f"{each['source']} ({each['trained_by']})" if each["trained_by"] else each["source"]
+        cells = [role, each["architecture"], source, _percent(each["clean_accuracy"])]
+        lines.append("| " + " | ".join([*cells, _percent(each["robust_accuracy"]), each["params_sha256"][:12]]) + " |")
+    return [*lines, "", f"Measured at the start, robust under {each['attack']}, on {each['n']} test images.", ""]

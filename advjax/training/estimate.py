@@ -9,6 +9,7 @@ import jax
 
 from advjax import models, parallel
 from advjax.data import epoch_order
+from advjax.training import teachers
 from advjax.training.experiment import Experiment
 from advjax.training.log import Display, duration
 from advjax.training.loop import initial_state
@@ -28,11 +29,22 @@ def describe(experiment: Experiment, display: Display) -> None:
         count = models.parameter_count(module, dataset.image_shape)
         display.line(f"network {name}: {type(module).__name__}, {count:,} parameters")
     display.line(f"devices: {len(experiment.devices)} x {experiment.devices[0].device_kind}")
+    for teacher in experiment.teachers.values():
+        if teacher.training is None:
+            display.line(f"teacher {teacher.role}: {teacher.architecture}, {teacher.source}")
+        else:
+            method, epochs = teacher.training.config["method"]["name"], teacher.training.config["epochs"]
+            how = f"{teacher.architecture}, trained first with {method}, {epochs} epochs"
+            display.line(f"teacher {teacher.role}: {how}; {_time(teacher.training)}")
+    display.line(f"time: {_time(teachers.with_stand_ins(experiment))}, validation and evaluation apart")
+
+
+def _time(experiment: Experiment) -> str:
     compiling, step = time_step(experiment)
-    steps = experiment.steps_per_epoch * config["epochs"]
-    display.line(
-        f"time: {compiling:.1f} s to the first step, then {step:.3f} s a step; {steps} steps take about "
-        f"{duration(compiling + step * steps)}, validation and evaluation apart"
+    steps = experiment.steps_per_epoch * experiment.config["epochs"]
+    return (
+        f"{compiling:.1f} s to the first step, then {step:.3f} s a step; {steps} steps take about "
+        f"{duration(compiling + step * steps)}"
     )
 
 

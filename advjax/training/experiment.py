@@ -28,6 +28,20 @@ from advjax.training.step import StepConfig
 NOT_TRAINING = ("evaluation", "log", "devices", "data.path")
 
 
+class Parts(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+        dataset: the data, `train` without the validation part.
+        validation: the validation part, possibly empty.
+        validation_index: rows of the whole training set that make it up.
+    """
+
+    dataset: Dataset
+    validation: Split
+    validation_index: np.ndarray
+
+
 class Experiment(NamedTuple):
     """A resolved config.
 
@@ -44,6 +58,7 @@ class Experiment(NamedTuple):
         step: what a training step needs to know.
         given: name -> variables to start from.
         frozen: name -> variables of the networks that are not trained.
+        teachers: name -> what is known of these (`advjax.training.teachers`).
     """
 
     config: dict[str, Any]
@@ -58,6 +73,7 @@ class Experiment(NamedTuple):
     step: StepConfig
     given: Mapping[str, Any]
     frozen: Mapping[str, Any]
+    teachers: Mapping[str, Any]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,11 +91,12 @@ class Experiment(NamedTuple):
         return threat.canonical_norm(self.config["attack"]["norm"])
 
 
-def build(config: Mapping[str, Any]) -> Experiment:
+def build(config: Mapping[str, Any], parts: Parts | None = None) -> Experiment:
     """Everything that a config names.
 
     Args:
         config: nested plain values, as `experiments/configs/common.py` lays them out.
+        parts: the data, if it is there already (a teacher is trained on its student's).
 
     Raises:
         InputError: any field that is wrong; the line names it.
@@ -89,13 +106,16 @@ def build(config: Mapping[str, Any]) -> Experiment:
     method = create_method(config)
     devices = parallel.local_devices(config["devices"])
     parallel.check_batch_size(config["batch_size"], devices)
-    dataset = _load_data(config["data"])
+    parts = parts or _load_parts(config)
+    dataset, train = parts.dataset, parts.dataset.train
     norm = threat.canonical_norm(config["attack"]["norm"])
     check_radius(norm, number(config["attack"]["eps"], "attack.eps"), dataset.image_shape, "attack.eps")
-    train, validation, index = data.split_validation(dataset.train, config["data"]["validation"], config["seed"])
-    dataset = dataset._replace(train=train)
     protocol(config["evaluation"]["protocol"], norm, number(config["attack"]["eps"]))
+    from advjax.training import teachers
+
+    found = teachers.find(config, method, parts)
     modules = create_modules(config, method, dataset.num_classes)
+    modules |= {name: teacher.module for name, teacher in found.items()}
     for name, module in modules.items():
         _check_fits(name, module, dataset.image_shape)
     steps = -(-len(train.label) // config["batch_size"])
@@ -112,9 +132,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
         epochs=config["epochs"],
     )
     given = _initial(config["init_from"], modules, method, dataset.image_shape) if config["init_from"] else {}
-    return Experiment(
-        config, dataset, validation, index, method, modules, optimizer, schedule, devices, step, given, frozen={}
-    )
+    frozen = {name: teacher.variables for name, teacher in found.items() if teacher.variables is not None}
+    return Experiment(config, *parts, method, modules, optimizer, schedule, devices, step, given, frozen, found)
 
 
 def create_method(config: Mapping[str, Any]) -> Method:
@@ -124,20 +143,26 @@ def create_method(config: Mapping[str, Any]) -> Method:
 
 
 def create_modules(config: Mapping[str, Any], method: Method, num_classes: int) -> dict[str, nn.Module]:
-    """name -> module of every network of the method: `config.networks.NAME` where given, `config.network` otherwise."""
-    named = config["networks"]
-    names = {*method.trained, *method.frozen, *method.averaged}
-    for name in named:
-        if name not in names:
+    """name -> module of every network that the method trains or averages."""
+    names = {*method.trained, *method.averaged}
+    for name, options in config["networks"].items():
+        if options["name"] and name not in names:
             raise unknown("network of this method (networks)", f"networks.{name}", [f"networks.{n}" for n in names])
+    options = {name: network_options(config, method.averaged.get(name, name)) for name in sorted(names)}
+    return {name: create_network(value, num_classes, config["precision"]) for name, value in options.items()}
 
-    def create(name):
-        options = dict(named.get(method.averaged.get(name, name), config["network"]))
-        # An option left at 0 or () is the network's own default.
-        options = {key: value for key, value in options.items() if value not in (0, (), [], None, "")}
-        return models.create(options.pop("name"), num_classes, dtype=config["precision"], **options)
 
-    return {name: create(name) for name in sorted(names)}
+def network_options(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """`config.networks.NAME` where it names a network, `config.network` otherwise."""
+    named = config["networks"].get(name, {})
+    return named if named.get("name") else config["network"]
+
+
+def create_network(options: Mapping[str, Any], num_classes: int, precision: str) -> nn.Module:
+    """The network that `config.network` describes; an option left at 0 or () is the network's own default."""
+    unset = (0, (), [], None, "")
+    chosen = {key: value for key, value in options.items() if isinstance(value, bool) or value not in unset}
+    return models.create(chosen.pop("name"), num_classes, dtype=precision, **chosen)
 
 
 def check_variables(variables: Any, module: nn.Module, image_shape: tuple[int, int, int], where: str) -> None:
@@ -178,6 +203,9 @@ def training_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list
     old, new = flatten(old), flatten(new)
 
     def matters(field):
+        # Of a teacher its hash is compared, not its place.
+        if field.startswith("teachers.") and field.endswith(".path"):
+            return False
         return not any(field == ignored or field.startswith(ignored + ".") for ignored in NOT_TRAINING)
 
     return [
@@ -203,10 +231,12 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
         raise unknown("augmentation (data.augment)", config["data"]["augment"], data.KINDS)
 
 
-def _load_data(options: Mapping[str, Any]) -> Dataset:
-    options = {key: value for key, value in options.items() if key not in ("augment", "validation")}
+def _load_parts(config: Mapping[str, Any]) -> Parts:
+    options = {key: value for key, value in config["data"].items() if key not in ("augment", "validation")}
     path = options.pop("path") or None
-    return data.load(options.pop("name"), path, **{key: value for key, value in options.items() if value})
+    dataset = data.load(options.pop("name"), path, **{key: value for key, value in options.items() if value})
+    train, validation, index = data.split_validation(dataset.train, config["data"]["validation"], config["seed"])
+    return Parts(dataset._replace(train=train), validation, index)
 
 
 def _check_fits(name: str, module: nn.Module, image_shape: tuple[int, int, int]) -> None:

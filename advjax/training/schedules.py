@@ -11,7 +11,7 @@ import optax
 
 from advjax.errors import InputError, unknown
 
-SCHEDULES = ("piecewise", "cosine", "cyclic", "onecycle", "constant")
+SCHEDULES = ("piecewise", "piecewise_linear", "cosine", "cyclic", "onecycle", "constant")
 
 
 def learning_rate(
@@ -29,14 +29,14 @@ def learning_rate(
     """The learning rate as a function of the step. Times are fractions of the run, so that it rescales with `epochs`.
 
     Args:
-        name: `"piecewise"` (multiplied by `factor` at each milestone, which is rounded to a whole epoch), `"cosine"`
-            (to 0), `"cyclic"` (linear 0 -> peak -> 0), `"onecycle"` (optax's: cosine up from peak/25, then down to
+        name: `"piecewise"` (multiplied by `factor` at each milestone, which is rounded to a whole epoch),
+            `"piecewise_linear"` (linear from 0 through `factor` x peak at each milestone), `"cosine"` (to 0), `"cyclic"` (linear 0 -> peak -> 0), `"onecycle"` (optax's: cosine up from peak/25, then down to
             peak/250000), `"constant"`.
         peak: the largest learning rate.
         epochs: length of the run.
         steps_per_epoch: steps in an epoch.
         milestones: fractions of the run at which a piecewise schedule drops, ascending, in (0, 1].
-        factor: what each drop multiplies with; one number, or one per milestone.
+        factor: what each drop multiplies with, or the share of the peak reached; one number, or one per milestone.
         warmup: fraction of the run at its start, rounded to a whole epoch, at `warmup_factor` x peak (if
             `warmup_factor` is not 0) or rising linearly from 0 (piecewise and cosine).
         warmup_factor: see `warmup`.
@@ -62,13 +62,16 @@ def learning_rate(
         return optax.join_schedules([up, down], [top])
     if name == "onecycle":
         return optax.cosine_onecycle_schedule(total, peak, pct_start=peak_at)
+    factors = [factor] * len(milestones) if isinstance(factor, (int, float)) else list(factor)
+    if len(factors) != len(milestones):
+        raise InputError(f"schedule.factor must be a number or one per milestone, it is {factor}")
+    if name == "piecewise_linear":
+        times, values = jnp.asarray([0.0, *milestones]) * total, peak * jnp.asarray([0.0, *factors])
+        return lambda step: jnp.interp(step, times, values)
     warm = round(warmup * epochs) * steps_per_epoch
     if name == "cosine":
         main = optax.cosine_decay_schedule(peak, max(total - warm, 1))
     else:
-        factors = [factor] * len(milestones) if isinstance(factor, (int, float)) else list(factor)
-        if len(factors) != len(milestones):
-            raise InputError(f"schedule.factor must be a number or one per milestone, it is {factor}")
         drops: dict[int, float] = {}
         for milestone, value in zip(milestones, factors, strict=True):
             at = round(milestone * epochs) * steps_per_epoch - warm

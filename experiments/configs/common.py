@@ -3,6 +3,8 @@
 Numbers that people write as fractions (`eps`, `step_size`) are strings, so that `8/255` is kept as it is.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from advjax.errors import unknown
@@ -24,6 +26,7 @@ def get_config() -> ConfigDict:
     config.method = ConfigDict({"name": "pgd_at"})
     config.network = ConfigDict({"name": "resnet18", "width": 0, "mean": (), "std": ()})  # 0, (): the network's own
     config.networks = ConfigDict()  # another network for a role of the method, e.g. networks.guide
+    config.teachers = ConfigDict()  # the method's frozen networks, see `teacher`
 
     config.data = ConfigDict()
     config.data.name = "cifar10"
@@ -92,6 +95,22 @@ def cifar(config: ConfigDict, classes: int) -> ConfigDict:
     """CIFAR-10 or CIFAR-100."""
     config.data.name = f"cifar{classes}"
     return config
+
+
+def teacher(training: ConfigDict, **network: Any) -> ConfigDict:
+    """What `config.teachers.NAME` says of a teacher: where it is, or how it is trained first.
+
+    Args:
+        training: the config that trains it where no `path` is given; what a teacher shares with its student (data,
+            seed, devices, ...) is taken from the student's config.
+        **network: its network, in place of the one that `training` names.
+    """
+    train = training.copy_and_resolve_references()
+    chosen = {**train.network.to_dict(), **network}
+    shared = ("seed", "devices", "precision", "data", "evaluation", "log")
+    for field in (*shared, "init_from", "network", "networks", "teachers"):
+        del train[field]
+    return ConfigDict({"path": "", "checkpoint": "best", "member": "", "network": chosen, "train": train})
 
 
 def variant(config: ConfigDict, name: str, variants: dict) -> ConfigDict:

@@ -1,0 +1,26 @@
+"""MTARD (ECCV 2022): B-MTARD without the balance of temperatures, both of which stay at 1.
+
+    python -m experiments.run --config=experiments/configs/mtard.py:digits --workdir=runs/mtard-digits
+    python -m experiments.run --config=experiments/configs/mtard.py:cifar10 --workdir=runs/mtard \\
+        --config.teachers.clean.path=runs/natural --config.teachers.robust.path=runs/trades
+
+Teachers and recipe are those of `bmtard.py`.
+"""
+
+from experiments.configs import bmtard, common
+
+
+def get_config(variant="cifar10"):
+    """Variants: those of `bmtard.py`."""
+    return common.variant(None, variant, VARIANTS)
+
+
+def _mtard(variant):
+    config = bmtard.get_config(variant)
+    config.method.name = "mtard"
+    for field in ("temperature_balance", "temperature_rate"):
+        del config.method[field]
+    return config
+
+
+VARIANTS = {name: lambda _, name=name: _mtard(name) for name in bmtard.VARIANTS}
