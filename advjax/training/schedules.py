@@ -30,7 +30,8 @@ def learning_rate(
 
     Args:
         name: `"piecewise"` (multiplied by `factor` at each milestone, which is rounded to a whole epoch),
-            `"piecewise_linear"` (linear from 0 through `factor` x peak at each milestone), `"cosine"` (to 0), `"cyclic"` (linear 0 -> peak -> 0), `"onecycle"` (optax's: cosine up from peak/25, then down to
+            `"piecewise_linear"` (linear from 0 through `factor` x peak at each milestone), `"cosine"` (to 0),
+            `"cyclic"` (linear 0 -> peak -> 0), `"onecycle"` (optax's: cosine up from peak/25, then down to
             peak/250000), `"constant"`.
         peak: the largest learning rate.
         epochs: length of the run.

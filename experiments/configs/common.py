@@ -137,3 +137,28 @@ def combined(data: dict, options: dict) -> dict:
 
     pairs = {f"{name}-{option}": both(data[name], options[option]) for name in data for option in options}
     return {**data, **pairs}
+
+
+def union_recipe(config: ConfigDict, **method: Any) -> ConfigDict:
+    """The recipe of Maini et al. 2020 for a union of norms on CIFAR-10; `method` are the fields of `config.method`."""
+    config.method = method
+    config.epochs = 50
+    config.network.name = "preact_resnet18"
+    config.network.final_norm = False
+    config.data.augment = "reflect_crop_flip"
+    drops = {"name": "piecewise_linear", "milestones": (0.4, 0.8, 1.0), "factor": (1.0, 0.05, 0.0)}
+    config.schedule = ConfigDict({**config.schedule.to_dict(), **drops})
+    config.attack.update({"eps": "0.03", "step_size": "0.003", "start": "none", "statistics": "batch"})
+    return config
+
+
+def union_digits(config: ConfigDict) -> ConfigDict:
+    """Digits for a union of norms: radii 0.2 (l_inf), 0.8 (l_2) and 2 (l_1), ten steps of a quarter or a fifth."""
+    config = digits(config)
+    if "final_norm" in config.network:
+        del config.network.final_norm
+    config.attack.update({"steps": 10, "statistics": "running"})
+    if "l2" in config.method:
+        config.method.l2.update({"eps": "0.8", "step_size": "0.2", "steps": 0})
+        config.method.l1.update({"eps": "2", "step_size": "0.4", "steps": 0})
+    return config
