@@ -171,7 +171,7 @@ def test_init_from_starts_at_the_weights_of_a_run(finished, tmp_path):
 
     ours = advjax.load_run(workdir, checkpoint="last")[1]["params"]
     theirs = advjax.load_run(finished, checkpoint="best")[1]["params"]
-    for path in ("Linear_0", "Linear_1"):
+    for path in ("fc1", "fc2"):
         np.testing.assert_array_equal(ours[path]["kernel"], theirs[path]["kernel"])
 
 

@@ -1,0 +1,148 @@
+"""Outcomes per example, rows, sanity checks and reports."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import evaluate, losses
+from advjax.data import Split, load, to_float
+from advjax.errors import InputError
+from advjax.evaluate import Outcome
+
+WEIGHTS = jax.random.normal(jax.random.key(0), (64, 10)) / 8
+
+
+def network(x):
+    return jnp.sin(3 * x.reshape(len(x), -1)) @ WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def split():
+    """Digits relabelled by the network itself, so that all are right until attacked."""
+    image = load("digits").test.image[:50]
+    return Split(image, np.asarray(jnp.argmax(network(to_float(image)), -1), np.int32))
+
+
+ATTACK = evaluate.pgd_attack("pgd3", norm="linf", eps=0.02, steps=3, step_size=0.01)
+
+
+def test_outcomes_do_not_depend_on_batches_or_devices(split):
+    reference = evaluate.run_attack(network, ATTACK, split, batch_size=50, devices=jax.devices()[:1])
+    assert 0 < reference.accuracy < 1
+    for batch_size, devices in ((1, 1), (7, 1), (64, 1), (16, 4), (50, 4)):
+        outcome = evaluate.run_attack(network, ATTACK, split, batch_size=batch_size, devices=jax.devices()[:devices])
+        np.testing.assert_array_equal(outcome.robust, reference.robust)
+
+
+def test_outcome_is_that_of_the_attack_itself(split):
+    """By hand, with the key that the row's name gives."""
+    outcome = evaluate.run_attack(network, ATTACK, split, seed=3)
+    x, y = to_float(jnp.asarray(split.image)), jnp.asarray(split.label)
+    from advjax.attacks import pgd
+    from advjax.evaluate.run import attack_key
+
+    x_adv = pgd(network, attack_key(3, "pgd3"), x, y, norm="linf", eps=0.02, steps=3, step_size=0.01)
+    np.testing.assert_array_equal(outcome.robust, losses.correct(network(x_adv), y) > 0)
+    assert evaluate.run_attack(network, ATTACK, split, seed=4).robust.shape == (50,)
+
+
+def test_clean_and_transfer(split):
+    assert evaluate.run_attack(network, evaluate.clean(), split).accuracy == 1.0
+    own = evaluate.run_attack(network, ATTACK, split).accuracy
+
+    def surrogate(x):
+        return -network(x)
+
+    transferred = evaluate.run_attack(network, ATTACK, split, crafted_on=surrogate)
+    assert own < transferred.accuracy
+
+
+def test_progress_reaches_the_end(split):
+    seen = []
+    evaluate.run_attack(network, evaluate.clean(), split, batch_size=16, progress=seen.append)
+    assert seen[-1] == 50
+    assert seen == sorted(seen)
+    with pytest.raises(InputError, match=r"evaluation\.batch_size"):
+        evaluate.run_attack(network, evaluate.clean(), split, batch_size=0)
+
+
+def test_quick_protocol_and_counts():
+    attacks = evaluate.protocol("quick", "linf", 8 / 255)
+    names = [attack.name for attack in attacks]
+    assert names[:2] == ["clean", "pgd20"]
+    pgd20 = attacks[1]
+    assert pgd20.params["steps"] == 20
+    assert pgd20.params["step_size"] == pytest.approx(2 / 255)
+    assert (pgd20.forwards, pgd20.backwards) == (21, 20)
+    with pytest.raises(InputError, match="did you mean quick"):
+        evaluate.protocol("qick", "linf", 0.1)
+
+
+def rows(**accuracy):
+    made = []
+    for name, value in accuracy.items():
+        robust = np.arange(100) < 100 * value
+        made.append(
+            evaluate.result_row(
+                evaluate.Attack(name, None),
+                Outcome(robust, 1.0),
+                accuracy["clean"],
+                network="model",
+                checkpoint="last",
+                protocol="quick",
+                norm="linf",
+                eps=8 / 255,
+                eps_text="8/255",
+                seed=0,
+                dtype="float32",
+                device="cpu",
+            )
+        )
+    return made
+
+
+def test_sanity_checks_name_what_cannot_be():
+    assert evaluate.warnings(rows(clean=0.9, pgd10=0.5, pgd20=0.5, pgd100=0.4, autoattack=0.3)) == []
+    for accuracy, stronger in (
+        ({"clean": 0.5, "pgd20": 0.6}, "pgd20"),
+        ({"clean": 0.9, "pgd20": 0.5, "pgd100": 0.6}, "pgd100"),
+        ({"clean": 0.9, "pgd20": 0.5, "autoattack": 0.6}, "autoattack"),
+    ):
+        (warning,) = evaluate.warnings(rows(**accuracy))
+        assert f"under {stronger}" in warning
+
+
+def test_report_is_written_whole_and_read_back(tmp_path):
+    results = rows(clean=0.9, pgd20=0.4)
+    report = {
+        "method": "pgd_at",
+        "config_hash": "abc",
+        "version": "0",
+        "eps": 8 / 255,
+        "norm": "linf",
+        "networks": {"model": {"architecture": "resnet18", "params_sha256": "0"}},
+        "results": results,
+        "warnings": ["something is odd"],
+    }
+    evaluate.write(tmp_path, report)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    page = (tmp_path / "report.md").read_text()
+    assert "| pgd20 | 40.00 | 65.00 | 100 |" in page
+    assert "8/255" in page
+    assert "**Warning:** something is odd" in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]
+
+
+def test_hash_is_over_paths_shapes_and_values():
+    variables = {"params": {"b": jnp.ones(2), "a": jnp.zeros((1, 2))}, "batch_stats": {}}
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path, shape, values in (("params/a", [1, 2], [0, 0]), ("params/b", [2], [1, 1])):
+        digest.update(f"{path}{shape}".encode() + np.asarray(values, "<f4").tobytes())
+    assert evaluate.params_sha256(variables) == digest.hexdigest()
+    changed = {"params": {"b": jnp.ones(2), "a": jnp.zeros((1, 2)).at[0, 0].set(1e-7)}, "batch_stats": {}}
+    assert evaluate.params_sha256(changed) != digest.hexdigest()

@@ -1,0 +1,69 @@
+"""`metrics.jsonl` across interruptions, and what the terminal shows."""
+
+import json
+
+import pytest
+
+from advjax.training.checkpoints import Checkpoints
+from advjax.training.log import Display, MetricsLog, duration, read_metrics, summary
+
+
+def test_log_is_cut_back_to_the_step_that_is_resumed_at(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in (10, 20, 30):
+        log.write({"step": step, "seconds": step / 10, "loss": 1.0})
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "sec')  # a crash in the middle of a line
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20, 30]
+    log = MetricsLog(tmp_path, 20)
+    assert log.seconds == 2.0
+    log.write({"step": 30, "seconds": 9.0, "loss": 0.5})
+    log.close()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [10, 20, 30]
+    assert records[-1]["loss"] == 0.5
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_no_tensorboard_if_not_wanted(tmp_path):
+    log = MetricsLog(tmp_path, 0, tensorboard=False)
+    log.write({"step": 1, "seconds": 0.0})
+    log.close()
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_summary_shows_what_there_is():
+    record = {"loss": 0.5, "images_per_second": 100.0, "train_clean_accuracy": 0.9, "train_robust_accuracy": 0.5}
+    line = summary(record)
+    assert "loss 0.5000" in line
+    assert "clean  90.0%" in line
+    assert "validation" not in line
+    held_out = {"validation_clean_accuracy": 0.8, "validation_robust_accuracy": 0.4}
+    assert "validation clean  80.0%" in summary({**record, **held_out})
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_display_prints_lines_in_every_mode(live, capsys):
+    display = Display(live=live)
+    display.start("training", 10)
+    display.update(5, "loss 1.0")
+    display.line("epoch 1/2")
+    display.stop()
+    assert "epoch 1/2" in capsys.readouterr().out
+
+
+def test_duration():
+    assert [duration(5), duration(65), duration(3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_checkpoints_keep_the_last_the_best_and_every_nth(tmp_path):
+    checkpoints = Checkpoints(tmp_path, every=3)
+    for epoch, score in enumerate((0.1, 0.5, 0.2, 0.5, 0.3, 0.1, 0.2), start=1):
+        checkpoints.save(epoch, {"value": 1.0 * epoch}, score)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, every=3)
+    assert checkpoints.last == 7
+    assert checkpoints.best == 4  # the later of two equals
+    assert sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()) == [3, 4, 6, 7]
+    checkpoints.close()

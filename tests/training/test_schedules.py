@@ -1,0 +1,96 @@
+"""Learning rates by epoch as the papers give them, and SGD as PyTorch runs it."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from advjax.errors import InputError
+from advjax.training.schedules import learning_rate, sgd
+
+
+def by_epoch(schedule, epochs, steps):
+    """The rate at the first step of every epoch, counted from 1."""
+    return {epoch + 1: float(schedule(epoch * steps)) for epoch in range(epochs)}
+
+
+def test_piecewise_drops_at_the_start_of_an_epoch():
+    rates = by_epoch(learning_rate("piecewise", 0.1, 200, 7), 200, 7)
+    assert rates[100] == pytest.approx(0.1)
+    assert rates[101] == pytest.approx(0.01)
+    assert rates[150] == pytest.approx(0.01)
+    assert rates[151] == pytest.approx(0.001)
+
+
+def test_dynat_recipe():
+    """0.02 for epoch 1, 0.1 for 2-75, 0.01 for 76-90, 0.001 for 91-100."""
+    schedule = learning_rate("piecewise", 0.1, 100, 5, milestones=(0.75, 0.9), warmup=0.01, warmup_factor=0.2)
+    rates = by_epoch(schedule, 100, 5)
+    expected = {1: 0.02, 2: 0.1, 75: 0.1, 76: 0.01, 90: 0.01, 91: 0.001, 100: 0.001}
+    assert {epoch: rates[epoch] for epoch in expected} == pytest.approx(expected)
+
+
+def test_schedules_rescale_with_the_epochs():
+    rates = by_epoch(learning_rate("piecewise", 0.1, 30, 4), 30, 4)
+    assert [rates[e] for e in (15, 16, 22, 23)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
+
+
+def test_linear_warm_up_and_factors_per_milestone():
+    schedule = learning_rate("piecewise", 1.0, 10, 10, milestones=(0.5, 0.8), factor=(0.5, 0.1), warmup=0.2)
+    assert [float(schedule(s)) for s in (0, 10, 20, 49, 50, 80)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0.05])
+
+
+def test_cyclic_cosine_onecycle_constant():
+    cyclic = learning_rate("cyclic", 0.2, 10, 10)
+    assert [float(cyclic(s)) for s in (0, 25, 50, 75, 100)] == pytest.approx([0, 0.1, 0.2, 0.1, 0])
+    cosine = learning_rate("cosine", 0.2, 10, 10)
+    assert [float(cosine(s)) for s in (0, 50, 100)] == pytest.approx([0.2, 0.1, 0], abs=1e-8)
+    onecycle = learning_rate("onecycle", 0.2, 10, 10, peak_at=0.3)
+    assert max(range(100), key=lambda s: float(onecycle(s))) == 30
+    assert float(learning_rate("constant", 0.2, 10, 10)(77)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "step"}, "unknown schedule"),
+        ({"name": "piecewise", "milestones": (0.8, 0.5)}, "schedule.milestones"),
+        ({"name": "piecewise", "milestones": (100,)}, "schedule.milestones"),
+        ({"name": "piecewise", "factor": (0.1,)}, "schedule.factor"),
+        ({"name": "cosine", "warmup": 5}, "schedule.warmup"),
+        ({"name": "cyclic", "peak_at": 1.0}, "schedule.peak_at"),
+    ],
+)
+def test_bad_schedules(options, message):
+    with pytest.raises(InputError, match=message):
+        learning_rate(options.pop("name"), 0.1, 10, 10, **options)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_that_of_pytorch(nesterov):
+    """buf = 0.9 buf + (g + wd w); w -= lr buf (Nesterov: lr (g + wd w + 0.9 buf)), for three steps by hand."""
+    optimizer = sgd(0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
+    w, buffer, value = 2.0, 0.0, jnp.asarray(2.0)
+    state = optimizer.init(value)
+    for gradient in (1.0, -0.5, 0.3):
+        decayed = gradient + 0.01 * w
+        buffer = 0.9 * buffer + decayed
+        w -= 0.1 * (decayed + 0.9 * buffer if nesterov else buffer)
+        updates, state = optimizer.update(jnp.asarray(gradient), state, value)
+        value = optax.apply_updates(value, updates)
+    np.testing.assert_allclose(value, w, rtol=1e-6)
+
+
+def test_decay_of_kernels_only_and_clipping():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zeros = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    for decay, bias in (("all", -0.05), ("kernels", 0.0)):
+        optimizer = sgd(0.1, momentum=0.0, weight_decay=0.5, decay=decay)
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        np.testing.assert_allclose(updates["kernel"], -0.05)
+        np.testing.assert_allclose(updates["bias"], bias)
+    clipped = sgd(1.0, momentum=0.0, weight_decay=0.0, clip_norm=1.0)
+    updates, _ = clipped.update({"kernel": jnp.full((2, 2), 5.0), "bias": jnp.zeros(2)}, clipped.init(params), params)
+    np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
+    with pytest.raises(InputError, match=r"optimizer\.decay"):
+        sgd(0.1, decay="some")
