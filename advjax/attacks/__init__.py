@@ -1,5 +1,28 @@
 """Attacks on any `logits_fn`: images [B, H, W, C] in [0, 1] to logits [B, K]."""
 
+from advjax.attacks.apgd import APGDResult, apgd
+from advjax.attacks.autoattack import AutoAttackResult, Stage, autoattack, cascade
+from advjax.attacks.cw import CWResult, cw_l2
+from advjax.attacks.fab import FABResult, fab
 from advjax.attacks.pgd import maximize, objective_of, pgd
+from advjax.attacks.record import read_record
+from advjax.attacks.square import SquareResult, square
 
-__all__ = ["maximize", "objective_of", "pgd"]
+__all__ = [
+    "APGDResult",
+    "AutoAttackResult",
+    "CWResult",
+    "FABResult",
+    "SquareResult",
+    "Stage",
+    "apgd",
+    "autoattack",
+    "cascade",
+    "cw_l2",
+    "fab",
+    "maximize",
+    "objective_of",
+    "pgd",
+    "read_record",
+    "square",
+]

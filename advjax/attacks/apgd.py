@@ -147,8 +147,7 @@ class APGD:
         last_stage = stage == len(self.stages) - 1
 
         x = self._move(state, e, radius, step_number)
-        keys = jax.vmap(jax.random.fold_in)(e.keys(key), state.ticks + 1)
-        value, wrong, gradient = oracle.gradient(self.loss, x, e, keys)
+        value, wrong, gradient = oracle.gradient(self.loss, x, e, oracle.keys(e, key, state.ticks))
 
         success = wrong & last_stage
         better = starting | (value > state.best_value)

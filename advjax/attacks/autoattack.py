@@ -248,7 +248,7 @@ class _Clean:
     """The clean forward as a loop body: mean logits [B, K] and the verdict [B]."""
 
     def __call__(self, _, carry, e, oracle, key):
-        keys = e.keys(key)
+        keys = oracle.keys(e, key, e.trial)
         logits = oracle.mean_logits(e.x, keys)
         finite = jnp.all(jnp.isfinite(logits), -1)
         wrong = oracle.vote(e.x, e.y, keys) if oracle.draws > 1 else is_wrong(logits, e.y)

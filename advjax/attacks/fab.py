@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from advjax import threat
 from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import Example, Oracle, prepare, select
+from advjax.attacks.oracle import Example, Oracle, fold, prepare, select
 from advjax.errors import InputError
 
 
@@ -156,7 +156,7 @@ class FAB:
     def __call__(self, _, state: FABState, e: Example, oracle: Oracle, key: jax.Array) -> FABState:
         """One iteration of every example that is not done."""
         x, n = state.x, len(e.x)
-        keys = jax.vmap(jax.random.fold_in)(e.keys(key), state.ticks + 1)
+        keys = oracle.keys(e, key, state.ticks)
         gap, w = self._boundary(x, e, oracle, keys)
 
         here, clean, w = x.reshape(n, -1), e.x.reshape(n, -1), w.reshape(n, -1)
@@ -167,7 +167,7 @@ class FAB:
         new = (1.0 - alpha) * (here + self.overshoot * move) + alpha * (clean + self.overshoot * move_clean)
         x = jnp.clip(new, 0.0, 1.0).reshape(e.x.shape)
 
-        _, wrong = oracle.value("margin", x, e, jax.vmap(jax.random.fold_in)(keys, state.ticks + 1))
+        _, wrong = oracle.value("margin", x, e, fold(keys, oracle.draws + 1))
         distance = threat.norm(x - e.x, self.norm)
         nearer = wrong & (distance < state.distance)
         nearest = jnp.where(nearer, distance, state.distance)

@@ -15,6 +15,7 @@ from advjax.attacks.inputs import check_attack
 from advjax.attacks.loops import as_partial, is_traced
 from advjax.errors import InputError
 
+Keys = jax.Array | None
 TargetedLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -40,6 +41,11 @@ class Example(NamedTuple):
     def keys(self, key: jax.Array) -> jax.Array:
         """One key per row, a function of `key`, the trial and the id alone; -> [B]."""
         return jax.vmap(lambda trial, i: jax.random.fold_in(jax.random.fold_in(key, trial), i))(self.trial, self.id)
+
+
+def fold(keys: Keys, i: jax.typing.ArrayLike) -> Keys:
+    """Keys [B] for the i-th use of `keys`; None stays None."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
 
 
 def _targeted_margin(logits, y, target):
@@ -84,8 +90,12 @@ class Oracle:
     draws: int = struct.field(pytree_node=False, default=1)
     search_dtype: str | None = struct.field(pytree_node=False, default=None)
 
-    def logits(self, x: jax.Array, keys: jax.Array, *, search: bool = False) -> jax.Array:
-        """Logits of one forward, [B, K] float32; `keys` [B] matter to a randomised network only."""
+    def keys(self, e: Example, key: jax.Array, ticks: jax.Array) -> Keys:
+        """The keys [B] of a randomised network at an iteration [B]; None for any other, which saves compiling them."""
+        return jax.vmap(jax.random.fold_in)(e.keys(key), ticks + 1) if self.keyed else None
+
+    def logits(self, x: jax.Array, keys: Keys, *, search: bool = False) -> jax.Array:
+        """Logits of one forward, [B, K] float32."""
         function = self.logits_fn
         if search and self.search_dtype is not None:
             function, x = _cast(function, self.search_dtype), x.astype(self.search_dtype)
@@ -93,13 +103,13 @@ class Oracle:
             return function(x).astype(jnp.float32)
         return jax.vmap(lambda image, key: function(image[None], key)[0])(x, keys).astype(jnp.float32)
 
-    def over_draws(self, function: Callable[[jax.Array], Any], keys: jax.Array) -> Any:
+    def over_draws(self, function: Callable[[Keys], Any], keys: Keys) -> Any:
         """The mean over `draws` of a pytree that `function` makes of the keys [B] of one draw."""
         if self.draws == 1:
             return function(keys)
 
         def draw(total, i):
-            value = function(jax.vmap(jax.random.fold_in, (0, None))(keys, i))
+            value = function(fold(keys, i))
             return jax.tree.map(lambda t, v: t + v / self.draws, total, value), None
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), jax.eval_shape(function, keys))
@@ -107,23 +117,27 @@ class Oracle:
         unroll = self.draws if jax.default_backend() == "cpu" else 1
         return jax.lax.scan(draw, zeros, jnp.arange(self.draws), unroll=unroll)[0]
 
-    def mean_logits(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+    def mean_logits(self, x: jax.Array, keys: Keys) -> jax.Array:
         """Float32 logits, averaged over the draws, [B, K]."""
         return self.over_draws(lambda keys: self.logits(x, keys), keys)
 
-    def vote(self, x: jax.Array, y: jax.Array, keys: jax.Array) -> jax.Array:
-        """Whether more than half of the float32 draws misclassify, [B]."""
-        wrong = self.over_draws(lambda keys: is_wrong(self.logits(x, keys), y).astype(jnp.float32), keys)
-        return wrong > 0.5
+    def majority(self, share: jax.Array) -> jax.Array:
+        """Whether a share [B] of the draws is more than half of them, whatever the rounding of the mean."""
+        return share > 0.5 + 0.25 / self.draws
 
-    def confirm(self, wrong: jax.Array, x: jax.Array, y: jax.Array, keys: jax.Array) -> jax.Array:
+    def vote(self, x: jax.Array, y: jax.Array, keys: Keys) -> jax.Array:
+        """Whether more than half of the float32 draws misclassify, [B]."""
+        share = self.over_draws(lambda keys: is_wrong(self.logits(x, keys), y).astype(jnp.float32), keys)
+        return self.majority(share)
+
+    def confirm(self, wrong: jax.Array, x: jax.Array, y: jax.Array, keys: Keys) -> jax.Array:
         """`wrong` [B] as the search saw it, kept where fresh float32 forwards agree; free for a float32 search."""
         if self.draws == 1 and self.search_dtype is None:
             return wrong
-        fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, self.draws)
+        fresh = fold(keys, self.draws)
         return jax.lax.cond(jnp.any(wrong), lambda: wrong & self.vote(x, y, fresh), lambda: wrong)
 
-    def value(self, loss: str, x: jax.Array, e: Example, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def value(self, loss: str, x: jax.Array, e: Example, keys: Keys) -> tuple[jax.Array, jax.Array]:
         """The loss [B] at `x` and whether `x` is misclassified [B], from one forward per draw."""
 
         def draw(keys):
@@ -131,10 +145,10 @@ class Oracle:
             return LOSSES[loss](logits, e.y, e.target), is_wrong(logits, e.y).astype(jnp.float32)
 
         value, wrong = self.over_draws(draw, keys)
-        return value, self.confirm(wrong > 0.5, x, e.y, keys)
+        return value, self.confirm(self.majority(wrong), x, e.y, keys)
 
     def gradient(
-        self, loss: str, x: jax.Array, e: Example, keys: jax.Array, *, verdict: bool = True
+        self, loss: str, x: jax.Array, e: Example, keys: Keys, *, verdict: bool = True
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The loss [B], whether `x` is misclassified [B] and the gradient [B, H, W, C] (0 where it is not finite)."""
 
@@ -148,10 +162,12 @@ class Oracle:
             return value, wrong, gradient
 
         value, wrong, gradient = self.over_draws(draw, keys)
-        wrong = self.confirm(wrong > 0.5, x, e.y, keys) if verdict else wrong > 0.5
+        wrong = self.majority(wrong)
+        if verdict:
+            wrong = self.confirm(wrong, x, e.y, keys)
         return value, wrong, jnp.where(jnp.isfinite(gradient), gradient, 0.0)
 
-    def jacobian(self, x: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def jacobian(self, x: jax.Array, keys: Keys) -> tuple[jax.Array, jax.Array]:
         """Logits [B, K] and the gradient of each, [K, B, H, W, C]; one forward and K backwards."""
 
         def draw(keys):

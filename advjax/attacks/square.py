@@ -123,7 +123,7 @@ class Square:
         propose = self._flip_window if self.norm == "linf" else self._move_mass
         x = select(state.ticks == 0, state.x, propose(state.x, e, keys, side))
 
-        value, wrong = oracle.value("margin", x, e, jax.vmap(jax.random.fold_in)(keys, state.ticks + 1))
+        value, wrong = oracle.value("margin", x, e, oracle.keys(e, jax.random.fold_in(key, 1), state.ticks))
         margin = -value
         better = (margin < state.margin) | (margin <= 0) | wrong
         success = state.success | wrong

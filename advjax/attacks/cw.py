@@ -1,0 +1,174 @@
+"""Carlini and Wagner's l_2 attack: a small perturbation by Adam, its weight by binary search (2017)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advjax import threat
+from advjax.attacks.batching import run_alone
+from advjax.attacks.oracle import Example, Oracle, prepare, select
+from advjax.errors import InputError
+
+
+class CWState(NamedTuple):
+    """One row per example, [B, ...].
+
+    Attributes:
+        ticks: gradients so far.
+        done: whether the run is over.
+        success: whether an adversarial point was found.
+        x_adv: the nearest of them so far, the clean image without one.
+        distance: how far it is in l_2, infinite without one.
+        w: the point in the coordinates in which the box is the whole space, x' = (tanh w + 1)/2.
+        mean, square: Adam's moments.
+        c: the weight of the margin in this round.
+        low, high: the largest weight that failed and the smallest that succeeded.
+        found: whether this round succeeded.
+    """
+
+    ticks: jax.Array
+    done: jax.Array
+    success: jax.Array
+    x_adv: jax.Array
+    distance: jax.Array
+    w: jax.Array
+    mean: jax.Array
+    square: jax.Array
+    c: jax.Array
+    low: jax.Array
+    high: jax.Array
+    found: jax.Array
+
+
+def _rows(value: jax.Array, like: jax.Array) -> jax.Array:
+    return value.reshape(value.shape + (1,) * (like.ndim - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class CWL2:
+    """The attack as a loop body: one call is one Adam step per example; every `steps` of them a round ends."""
+
+    steps: int = 1000
+    rounds: int = 9
+    learning_rate: float = 0.01
+    first_c: float = 0.01
+    confidence: float = 0.0
+
+    forwards_per_tick = 1
+    backwards_per_tick = 1
+    chunk = 50
+
+    @property
+    def ticks(self) -> int:
+        """Gradients of a whole run."""
+        return self.steps * self.rounds
+
+    def _first_w(self, x: jax.Array) -> jax.Array:
+        return jnp.arctanh((2.0 * x - 1.0) * 0.999999)
+
+    def begin(self, e: Example, key: jax.Array) -> CWState:
+        """The state before the first gradient, at the clean image."""
+        n, w = len(e.x), self._first_w(e.x)
+        no, number, moment = jnp.zeros(n, bool), jnp.zeros(n), jnp.zeros_like(e.x)
+        infinite = jnp.full(n, jnp.inf)
+        c = jnp.full(n, self.first_c)
+        return CWState(jnp.zeros(n, jnp.int32), no, no, e.x, infinite, w, moment, moment, c, number, infinite, no)
+
+    def __call__(self, _, state: CWState, e: Example, oracle: Oracle, key: jax.Array) -> CWState:
+        """One Adam step on ||x' - x||^2 + c max(z_y - max_{k != y} z_k + confidence, 0)."""
+        unit = jnp.tanh(state.w)
+        x = (unit + 1.0) / 2.0
+        margin, wrong, ascent = oracle.gradient("margin", x, e, None)
+
+        fooled = wrong & (margin >= self.confidence)
+        distance = threat.norm(x - e.x, "l2")
+        nearer = fooled & (distance < state.distance)
+
+        pushed = jnp.where(margin < self.confidence, state.c, 0.0)
+        gradient = (2.0 * (x - e.x) - _rows(pushed, x) * ascent) * (1.0 - unit * unit) / 2.0
+        t = _rows((state.ticks % self.steps + 1).astype(jnp.float32), x)
+        mean = 0.9 * state.mean + 0.1 * gradient
+        square = 0.999 * state.square + 0.001 * gradient**2
+        step = mean / (1.0 - 0.9**t) / (jnp.sqrt(square / (1.0 - 0.999**t)) + 1e-8)
+        new = state._replace(
+            ticks=state.ticks + 1,
+            done=state.ticks + 1 >= self.ticks,
+            success=state.success | fooled,
+            x_adv=select(nearer, x, state.x_adv),
+            distance=jnp.where(nearer, distance, state.distance),
+            w=state.w - self.learning_rate * step,
+            mean=mean,
+            square=square,
+            found=state.found | fooled,
+        )
+        new = select(new.ticks % self.steps == 0, self._next_round(new, e), new)
+        return select(state.done, state, new)
+
+    def _next_round(self, s: CWState, e: Example) -> CWState:
+        """A new weight, halfway between failure and success or ten times as large, and a fresh start."""
+        high = jnp.where(s.found, jnp.minimum(s.high, s.c), s.high)
+        low = jnp.where(s.found, s.low, jnp.maximum(s.low, s.c))
+        c = jnp.where(jnp.isfinite(high), (low + high) / 2.0, s.c * 10.0)
+        zero = jnp.zeros_like(s.mean)
+        return s._replace(
+            w=self._first_w(e.x), mean=zero, square=zero, c=c, low=low, high=high, found=jnp.zeros_like(s.found)
+        )
+
+
+class CWResult(NamedTuple):
+    """What the attack found.
+
+    Attributes:
+        x_adv: the nearest adversarial point of every example, the clean image where there was none, [B, H, W, C].
+        success: whether there was one, [B].
+        distance: its l_2 distance, infinite where there was none, [B].
+    """
+
+    x_adv: jax.Array
+    success: jax.Array
+    distance: jax.Array
+
+
+def cw_l2(
+    logits_fn: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    steps: int = 1000,
+    rounds: int = 9,
+    learning_rate: float = 0.01,
+    first_c: float = 0.01,
+    confidence: float = 0.0,
+) -> CWResult:
+    """Carlini and Wagner's untargeted l_2 attack (2017, section VI), a minimum-norm attack without random numbers.
+
+    Minimises ||x' - x||_2^2 + c max(z_y - max_{k != y} z_k + confidence, 0) over x' = (tanh w + 1)/2 with Adam, and
+    looks for the smallest c that succeeds by binary search. Pure; inside `jit` or on its own.
+
+    Args:
+        logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], evaluation mode.
+        x: clean images [B, H, W, C], float in [0, 1].
+        y: labels [B].
+        steps: Adam steps per round.
+        rounds: rounds of the binary search.
+        learning_rate: Adam's.
+        first_c: the weight of the first round.
+        confidence: the margin in logits by which a point must be wrong.
+
+    Returns:
+        `CWResult`; every point lies in [0, 1].
+
+    Raises:
+        InputError: bad images or labels, no steps.
+    """
+    logits_fn, _, _ = prepare(logits_fn, x, y, "l2", 0.0)
+    if steps < 1 or rounds < 1:
+        raise InputError(f"steps and rounds must be at least 1, they are {steps} and {rounds}")
+    attack = CWL2(steps, rounds, learning_rate, first_c, confidence)
+    state = run_alone(attack, logits_fn, jax.random.key(0), x, y, 0.0, None)
+    return CWResult(state.x_adv, state.success, state.distance)

@@ -1,0 +1,33 @@
+"""CW-l_2 against the distance to a linear boundary."""
+
+import numpy as np
+
+from advjax.attacks import cw_l2
+from tests.attacks import toy
+
+
+def test_distance_to_a_linear_boundary():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(27, 3))
+    x = rng.uniform(0.4, 0.6, (5, 3, 3, 3)).astype(np.float32)
+    f = toy.linear(weights)
+    logits = np.asarray(f(x), np.float64)
+    y = np.argmax(logits, -1).astype(np.int32)
+    gaps = logits[np.arange(5), y][:, None] - logits
+    slopes = np.linalg.norm(weights.T[None] - weights.T[y][:, None], axis=-1)
+    exact = np.where(gaps > 0, gaps / np.maximum(slopes, 1e-9), np.inf).min(-1)
+    result = cw_l2(f, x, y, steps=150, rounds=7, learning_rate=0.02, first_c=0.1)
+    assert np.all(result.success) and np.all(np.argmax(f(result.x_adv), -1) != y)
+    assert np.all(np.asarray(result.distance) >= exact * (1 - 1e-4))
+    assert np.all(np.asarray(result.distance) <= exact * 1.1 + 1e-3)
+    np.testing.assert_allclose(toy.distance(result.x_adv, x, "l2"), result.distance, rtol=1e-5)
+
+
+def test_confidence_asks_for_more():
+    f, x, y = toy.labelled(4, wrong=0)
+    result = cw_l2(f, x, y, steps=60, rounds=4, learning_rate=0.05, first_c=1.0, confidence=0.5)
+    logits = np.asarray(f(result.x_adv))
+    own = logits[np.arange(4), y]
+    logits[np.arange(4), y] = -np.inf
+    assert np.all((logits.max(-1) - own >= 0.5 - 1e-4)[np.asarray(result.success)])
+    assert np.any(result.success)

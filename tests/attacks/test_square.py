@@ -1,0 +1,108 @@
+"""Square: its windows, its schedule, its bounds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax.attacks import square
+from advjax.attacks.oracle import Example
+from advjax.attacks.square import Square, _corner, _inside, pattern, window_share, window_sides
+from tests.attacks import toy
+
+KEY = jax.random.key(0)
+EPS = {"linf": 0.1, "l2": 0.7, "l1": 3.0}
+
+
+def test_schedule():
+    shares = [window_share(q, 5000) for q in (0, 10, 11, 50, 51, 201, 501, 1001, 2001, 4001, 4999)]
+    assert shares == [0.8, 0.8, 0.4, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125, 0.00625, 0.00625]
+    # 100 queries walk the whole schedule of 10,000
+    assert window_share(1, 100) == 0.8 / 8 and window_share(99, 100) == 0.8 / 512
+    sides = window_sides(5000, 28, 28, "linf")
+    assert sides[0] == 25 and sides[11] == 18 and sides[4999] == 2
+    assert set(window_sides(5000, 28, 28, "l2")) == {25, 19, 13, 9, 7, 5, 3}
+    assert window_sides(5000, 4, 9, "linf").max() == 4
+
+
+def test_every_position_is_drawn_and_every_pixel_touched():
+    height, width, side = 5, 7, 3
+    keys = jax.random.split(KEY, 2000)
+    rows, columns = jax.vmap(lambda k: _corner(k, jnp.asarray(side), height, width))(keys)
+    corners = set(zip(np.asarray(rows).tolist(), np.asarray(columns).tolist(), strict=True))
+    assert corners == {(r, c) for r in range(height - side + 1) for c in range(width - side + 1)}
+    windows = jax.vmap(lambda r, c: _inside(r, c, jnp.asarray(side), height, width))(rows, columns)
+    assert np.all(np.sum(windows, (1, 2, 3)) == side * side)
+    assert np.all(np.max(windows, 0) == 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_query_reaches_the_last_row_and_column(norm):
+    n, shape = 200, (9, 12, 2)
+    x = np.full((n, *shape), 0.5, np.float32)
+    attack = Square(norm, 5000)
+    zeros = np.zeros(n, np.int32)
+    eps, ids = np.full(n, EPS[norm], np.float32), np.arange(n, dtype=np.int32)
+    e = Example(*map(jnp.asarray, (x, zeros, eps, ids, zeros, zeros)))
+    start = attack.begin(e, KEY).x
+    propose = attack._flip_window if norm == "linf" else attack._move_mass
+    new = propose(start, e, e.keys(KEY), jnp.full(n, 3))
+    touched = np.any(np.abs(np.asarray(new - start)) > 1e-6, (0, 3))
+    assert touched.all()
+    windows = np.any(np.abs(np.asarray(new - start)) > 1e-6, 3)
+    assert len(np.unique(windows, axis=0)) > 20
+
+
+def test_patterns():
+    for norm, power in (("l2", 2), ("l1", 1)):
+        for side in (1, 3, 5):
+            eta = pattern(side, norm)
+            assert np.sum(np.abs(eta) ** power) == pytest.approx(1)
+            assert np.all(eta[: side // 2] > 0) and np.all(eta[side // 2 :] < 0)
+    # 2 rows x 5 columns about (1, 2), weights 1 + 1/4 + 1/9 in the middle, 1/4 + 1/9 around it, 1/9 outside
+    upper = pattern(5, "l2")[:2]
+    np.testing.assert_allclose(upper / upper[0, 0], np.asarray([[4, 13, 13, 13, 4], [4, 13, 49, 13, 4]]) / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 7, 3), (1, 1, 3), (7, 3, 2)])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_any_shape_stays_inside(norm, shape):
+    x = toy.images(6, shape=shape)
+    d = int(np.prod(shape))
+    eps = {"linf": 0.1, "l2": 0.3 * d**0.5 / 2, "l1": d / 8}[norm]
+    f = toy.linear(np.random.default_rng(0).normal(size=(d, 3)) / d)
+    y = np.argmax(f(x), -1).astype(np.int32)
+    result = square(f, KEY, x, y, norm=norm, eps=eps, queries=12)
+    toy.check_inside(result.best, x, norm, eps)
+    toy.check_inside(result.x_adv, x, norm, eps)
+    np.testing.assert_array_equal(result.success, np.argmax(f(result.x_adv), -1) != y)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_margin_falls_and_examples_are_independent(norm):
+    f, x, y = toy.labelled(8)
+    ids = np.arange(8) + 5
+    short = square(f, KEY, x, y, norm=norm, eps=EPS[norm], queries=5000 // 500, ids=ids)
+    long = square(f, KEY, x, y, norm=norm, eps=EPS[norm], queries=300, ids=ids)
+    assert np.mean(long.margin) < np.mean(short.margin)
+    assert np.mean(long.success) >= np.mean(short.success)
+    rows = np.asarray([6, 3])
+    part = square(f, KEY, x[rows], y[rows], norm=norm, eps=EPS[norm], queries=300, ids=ids[rows])
+    np.testing.assert_allclose(part.margin, long.margin[rows], atol=1e-4)
+    np.testing.assert_array_equal(part.queries, long.queries[rows])
+    assert np.all(np.asarray(long.queries)[np.asarray(long.success)] <= 301)
+
+
+def test_finds_the_optimum_of_a_linear_network_in_linf():
+    """One channel per pixel column: the best l_inf point has every sign right, and Square gets near it."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(16, 2))
+    x = rng.uniform(0.4, 0.6, (4, 4, 4, 1)).astype(np.float32)
+    f, y = toy.linear(weights), np.zeros(4, np.int32)
+    w = weights[:, 1] - weights[:, 0]
+    # a bias keeps the label right, so that the search does not stop early
+    f_safe = lambda x: f(x) + jnp.asarray([100.0, 0.0])  # noqa: E731
+    result = square(f_safe, KEY, x, y, norm="linf", eps=0.1, queries=600)
+    optimum = 0.1 * np.abs(w).sum()
+    gained = (np.asarray(result.best) - x).reshape(4, -1) @ w
+    assert np.all(gained > 0.99 * optimum)
