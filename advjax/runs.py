@@ -11,9 +11,9 @@ import flax.linen as nn
 
 from advjax.data import Split
 from advjax.errors import InputError, unknown
-from advjax.evaluate import params_sha256, protocol, result_row, run_attack, warnings, write, write_atomically
+from advjax.evaluate import params_sha256, warnings, write, write_atomically
+from advjax.evaluate.score import Subject, Surrogate, score
 from advjax.models import logits_fn
-from advjax.numbers import text
 from advjax.training.checkpoints import Checkpoints
 from advjax.training.experiment import (
     Experiment,
@@ -130,6 +130,16 @@ def is_finished(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
     )
 
 
+def _surrogate(experiment: Experiment) -> Surrogate | None:
+    """The network that transfer attacks are crafted on: a teacher by its name, or a finished run by its folder."""
+    name = experiment.config["evaluation"]["surrogate"]
+    if not name:
+        return None
+    if name in experiment.frozen:
+        return Surrogate(name, logits_fn(experiment.modules[name], experiment.frozen[name]))
+    return Surrogate(name, logits_fn(*load_run(name)))
+
+
 def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display) -> dict[str, Any]:
     """Evaluates a trained run as its config says and writes `report.json` and `report.md`.
 
@@ -141,48 +151,30 @@ def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display
     from advjax.training import teachers
 
     config, evaluation = experiment.config, experiment.config["evaluation"]
-    attacks = protocol(evaluation["protocol"], experiment.norm, experiment.eps)
+    attacks = experiment.attacks
     examples = evaluation["examples"] or len(experiment.dataset.test.label)
     test = Split(*(array[:examples] for array in experiment.dataset.test))
+    surrogate = _surrogate(experiment)
     checkpoints = ("best", "last") if len(experiment.validation.label) else ("last",)
     networks, results = {}, []
     for network in experiment.method.evaluated:
         for checkpoint in checkpoints:
             module, variables = load_run(workdir, network, checkpoint)
+            sha256 = params_sha256(variables)
             if checkpoint == "last":
-                architecture = network_options(config, network)["name"]
-                networks[network] = {"architecture": architecture, "params_sha256": params_sha256(variables)}
-            outcomes = {}
-            for attack in attacks:
-                display.start(f"{network} ({checkpoint}): {attack.name}", len(test.label))
-                outcomes[attack.name] = run_attack(
-                    logits_fn(module, variables),
-                    attack,
-                    test,
-                    seed=evaluation["seed"],
-                    batch_size=evaluation["batch_size"],
-                    devices=experiment.devices,
-                    progress=display.update,
-                )
-                display.stop()
-                row = result_row(
-                    attack,
-                    outcomes[attack.name],
-                    outcomes["clean"].accuracy,
-                    network=network,
-                    checkpoint=checkpoint,
-                    protocol=evaluation["protocol"],
-                    norm=experiment.norm,
-                    eps=experiment.eps,
-                    eps_text=text(config["attack"]["eps"]),
-                    seed=evaluation["seed"],
-                    dtype=config["precision"],
-                    device=f"{len(experiment.devices)} x {experiment.devices[0].device_kind}",
-                )
-                results.append(row)
-                display.line(
-                    f"{network} ({checkpoint}): {attack.name:<10} {row['accuracy']:7.2%}  of {row['n']} images"
-                )
+                networks[network] = {"architecture": network_options(config, network)["name"], "params_sha256": sha256}
+            results += score(
+                Subject(network, checkpoint, logits_fn(module, variables), sha256, config["precision"]),
+                attacks,
+                test,
+                protocol=evaluation["protocol"],
+                directory=workdir / "evaluation" / f"{network}-{checkpoint}",
+                display=display,
+                seed=evaluation["seed"],
+                batch_size=evaluation["batch_size"],
+                devices=experiment.devices,
+                surrogate=surrogate,
+            )
     known = read_json(workdir, teachers.FILE) if experiment.teachers else {}
     report = {
         "method": config["method"]["name"],

@@ -2,7 +2,7 @@
 
 from advjax.evaluate.protocols import PROTOCOLS, Attack, clean, pgd_attack, pgd_steps, protocol
 from advjax.evaluate.report import markdown, params_sha256, result_row, warnings, write, write_atomically
-from advjax.evaluate.run import Outcome, run_attack
+from advjax.evaluate.run import Outcome, per_example, run_attack, run_protocol
 
 __all__ = [
     "PROTOCOLS",
@@ -11,11 +11,13 @@ __all__ = [
     "clean",
     "markdown",
     "params_sha256",
+    "per_example",
     "pgd_attack",
     "pgd_steps",
     "protocol",
     "result_row",
     "run_attack",
+    "run_protocol",
     "warnings",
     "write",
     "write_atomically",

@@ -9,40 +9,55 @@ from typing import Any
 
 import jax
 
+from advjax import threat
 from advjax.attacks import pgd
 from advjax.errors import unknown
+from advjax.numbers import Number, number
 
 LogitsFn = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """One row of a report.
+    """One row of a report. Exactly one of `craft`, `stages` and `all_of` says how its outcomes come about.
 
     Attributes:
         name: unique in its protocol, as it appears in the report.
+        norm: norm of the threat model.
+        eps: its radius, as it is to be written: a number or a fraction such as `"8/255"`.
         craft: `(logits_fn, key, x, y, ids) -> x_adv`, all [B, ...].
+        stages: attacks of `advjax.attacks.cascade`, each on what the ones before left standing.
+        all_of: names of other rows; an example must have survived them all.
         params: what the report says of it.
-        forwards: forward passes per image, the scoring of the result included.
-        backwards: backward passes per image.
-        surrogate: name of the network that the examples were crafted on, if not the one that is scored.
+        forwards: of `craft`, forward passes per image, the scoring of the result included.
+        backwards: of `craft`, backward passes per image.
+        transfer: whether the examples are crafted on the surrogate network and scored on the other.
     """
 
     name: str
-    craft: Callable[..., jax.Array]
+    norm: str
+    eps: Number
+    craft: Callable[..., jax.Array] | None = None
+    stages: tuple[str, ...] = ()
+    all_of: tuple[str, ...] = ()
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     forwards: int = 1
     backwards: int = 0
-    surrogate: str | None = None
+    transfer: bool = False
+
+    @property
+    def radius(self) -> float:
+        """`eps` as a number."""
+        return number(self.eps)
 
 
 def _unchanged(logits_fn, key, x, y, ids):
     return x
 
 
-def clean() -> Attack:
+def clean(norm: str = "linf", eps: Number = 0) -> Attack:
     """No attack: accuracy on the images as they are."""
-    return Attack("clean", _unchanged)
+    return Attack("clean", norm, eps, _unchanged)
 
 
 def _run_pgd(logits_fn, key, x, y, ids, **params):
@@ -53,18 +68,19 @@ def pgd_attack(
     name: str,
     *,
     norm: str,
-    eps: float,
+    eps: Number,
     steps: int,
-    step_size: float,
+    step_size: Number,
     start: str = "uniform",
     objective: str = "ce",
     restarts: int = 1,
     freeze: bool = False,
+    transfer: bool = False,
 ) -> Attack:
     """`advjax.attacks.pgd` with these settings as a row of a report."""
     settings = {
         "steps": steps,
-        "step_size": step_size,
+        "step_size": number(step_size),
         "start": start,
         "objective": objective,
         "restarts": restarts,
@@ -72,35 +88,161 @@ def pgd_attack(
     }
     passes = steps * restarts
     scoring = restarts if restarts > 1 else 0
-    craft = partial(_run_pgd, norm=norm, eps=eps, **settings)
-    return Attack(name, craft, settings, forwards=passes + scoring + 1, backwards=passes)
+    craft = partial(_run_pgd, norm=norm, eps=number(eps), **settings)
+    return Attack(
+        name, norm, eps, craft, params=settings, forwards=passes + scoring + 1, backwards=passes, transfer=transfer
+    )
 
 
-def pgd_steps(steps: int, norm: str, eps: float) -> Attack:
-    """`pgd10`, `pgd20`, `pgd100`: step eps/4, uniform start (l_1: 1/12 of eps, since its steps are sparse)."""
-    step_size = eps / 12 if norm == "l1" else eps / 4
-    return pgd_attack(f"pgd{steps}", norm=norm, eps=eps, steps=steps, step_size=step_size)
+def pgd_steps(steps: int, norm: str, eps: Number, **changes: Any) -> Attack:
+    """`pgd10`, `pgd20`, `pgd100`: step eps/4, uniform start (l_1: eps/12, since its steps are sparse)."""
+    step_size = number(eps) / (12 if norm == "l1" else 4)
+    settings = {"name": f"pgd{steps}", "steps": steps, "step_size": step_size, **changes}
+    return pgd_attack(norm=norm, eps=eps, **settings)
 
 
-def quick(norm: str, eps: float) -> tuple[Attack, ...]:
-    """Clean images and PGD-20: minutes where AutoAttack takes hours, and no substitute for it."""
-    return (clean(), pgd_steps(20, norm, eps))
+def stages(name: str, norm: str, eps: Number, *attacks: str) -> Attack:
+    """Attacks of AutoAttack's machinery as one row; only `autoattack` is the standard version."""
+    return Attack(name, norm, eps, stages=attacks or (name,), params={"attacks": list(attacks or (name,))})
 
 
-PROTOCOLS: dict[str, Callable[[str, float], tuple[Attack, ...]]] = {"quick": quick}
+def autoattack(norm: str, eps: Number) -> Attack:
+    """AutoAttack, standard version."""
+    return stages("autoattack", norm, eps, "apgd_ce", "apgd_t", "fab_t", "square")
 
 
-def protocol(name: str, norm: str, eps: float) -> tuple[Attack, ...]:
+def _trades_step(norm: str, eps: Number) -> float:
+    """0.003 at the radii that TRADES' 20-step attack is used at, 0.031 and 8/255; in proportion at others."""
+    radius = number(eps)
+    return 0.003 if norm == "linf" and 0.0309 < radius < 0.0315 else radius * 0.003 / 0.031
+
+
+def quick(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """Clean, PGD-20, APGD-CE: minutes where AutoAttack takes hours, and no substitute for it."""
+    return (clean(norm, eps), pgd_steps(20, norm, eps), stages("apgd_ce", norm, eps))
+
+
+def fast(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """Clean, PGD-20, APGD-CE and APGD-T (AutoAttack's `fast` tier): nearly AutoAttack, at a third of its cost."""
+    return (
+        clean(norm, eps),
+        pgd_steps(20, norm, eps),
+        stages("autoattack_fast", norm, eps, "apgd_ce", "apgd_t"),
+    )
+
+
+def standard(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """Clean, PGD-20 and AutoAttack, standard version."""
+    return (clean(norm, eps), pgd_steps(20, norm, eps), autoattack(norm, eps))
+
+
+def bmtard(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """B-MTARD's: FGSM, PGD_sat, PGD_trades, CW-inf, AutoAttack; black box: transfer from a surrogate, Square 100."""
+    step = number(eps) / 4
+    trades = {"steps": 20, "step_size": _trades_step(norm, eps), "start": "normal"}
+    cw = {"steps": 30, "step_size": step, "objective": "cw"}
+    return (
+        clean(norm, eps),
+        pgd_attack("fgsm", norm=norm, eps=eps, steps=1, step_size=eps, start="none"),
+        pgd_steps(20, norm, eps),
+        pgd_attack("pgd20_trades", norm=norm, eps=eps, **trades),
+        pgd_attack("cw30", norm=norm, eps=eps, **cw),
+        autoattack(norm, eps),
+        pgd_attack("transfer_pgd20_trades", norm=norm, eps=eps, **trades, transfer=True),
+        pgd_attack("transfer_cw30", norm=norm, eps=eps, **cw, transfer=True),
+        stages("square100", norm, eps, "square_100"),
+    )
+
+
+def dynat(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """DYNAT's: FGSM and PGD-10/20/50, CW-20 from a uniform start, frozen once misclassified; AutoAttack."""
+    step = number(eps) / 4
+
+    def frozen(name, steps, step_size=step, objective="ce"):
+        settings = {"steps": steps, "step_size": step_size, "objective": objective, "freeze": True}
+        return pgd_attack(name, norm=norm, eps=eps, **settings)
+
+    return (
+        clean(norm, eps),
+        frozen("fgsm", 1, step_size=number(eps)),
+        *(frozen(f"pgd{steps}", steps) for steps in (10, 20, 50)),
+        frozen("cw20", 20, objective="margin"),
+        autoattack(norm, eps),
+    )
+
+
+def sglr(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """SGLR's: PGD-10, PGD-20 and AutoAttack, for best and last checkpoint and their difference."""
+    return (clean(norm, eps), pgd_steps(10, norm, eps), pgd_steps(20, norm, eps), autoattack(norm, eps))
+
+
+def mat(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """MAT's, for every peer: FGSM, PGD-20, PGD-100, CW-100 and AutoAttack."""
+    return (
+        clean(norm, eps),
+        pgd_attack("fgsm", norm=norm, eps=eps, steps=1, step_size=eps, start="none"),
+        pgd_steps(20, norm, eps),
+        pgd_steps(100, norm, eps),
+        pgd_attack("cw100", norm=norm, eps=eps, steps=100, step_size=number(eps) / 4, objective="margin"),
+        autoattack(norm, eps),
+    )
+
+
+UNION_RADII: dict[str, Number] = {"linf": "8/255", "l2": 0.5, "l1": 12}
+
+
+def union(norm: str, eps: Number, radii: Mapping[str, Number] = UNION_RADII) -> tuple[Attack, ...]:
+    """Robustness to l_inf, l_2 and l_1 at once: PGD-50 with 10 restarts, APGD-CE and APGD-T in each norm, and all."""
+    radii = {**radii, norm: eps}
+    pgd_rows = [pgd_steps(50, other, radii[other], name=f"pgd50_10_{other}", restarts=10) for other in threat.NORMS]
+    apgd_rows = [stages(f"apgd_{other}", other, radii[other], "apgd_ce", "apgd_t") for other in threat.NORMS]
+
+    def survives_all(name, rows):
+        names = tuple(row.name for row in rows)
+        return Attack(name, "union", eps, all_of=names, params={"all_of": list(names)})
+
+    return (
+        clean(norm, eps),
+        *pgd_rows,
+        survives_all("union_pgd50_10", pgd_rows),
+        *apgd_rows,
+        survives_all("union", [*pgd_rows, *apgd_rows]),
+    )
+
+
+def curve(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """Robust accuracy against epsilon: PGD-20 at 1/4 to 8 times the radius; it must fall to 0, or gradients are masked."""
+    limit = {"linf": 1.0}.get(norm, float("inf"))
+    radii = sorted({min(number(eps) * factor, limit) for factor in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8)})
+    rows = (pgd_steps(20, norm, radius, name=f"pgd20@{radius:.4g}") for radius in radii)
+    return (clean(norm, eps), *rows)
+
+
+PROTOCOLS: dict[str, Callable[..., tuple[Attack, ...]]] = {
+    "bmtard": bmtard,
+    "curve": curve,
+    "dynat": dynat,
+    "fast": fast,
+    "mat": mat,
+    "quick": quick,
+    "sglr": sglr,
+    "standard": standard,
+    "union": union,
+}
+
+
+def protocol(name: str, norm: str, eps: Number, radii: Mapping[str, Number] | None = None) -> tuple[Attack, ...]:
     """The attacks of a protocol.
 
     Args:
         name: one of `PROTOCOLS`.
         norm: canonical norm of the threat model.
-        eps: its radius.
+        eps: its radius, as it is to be written in the report.
+        radii: for `union`, the radius of every other norm; 8/255, 0.5 and 12 if absent.
 
     Raises:
         InputError: no protocol has that name.
     """
     if name not in PROTOCOLS:
         raise unknown("protocol (evaluation.protocol)", name, PROTOCOLS)
-    return PROTOCOLS[name](norm, eps)
+    return PROTOCOLS[name](norm, eps, **({"radii": radii} if radii and name == "union" else {}))

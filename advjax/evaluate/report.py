@@ -14,6 +14,7 @@ import numpy as np
 
 from advjax.evaluate.protocols import Attack
 from advjax.evaluate.run import Outcome
+from advjax.numbers import text
 
 
 def params_sha256(variables: Mapping[str, Any]) -> str:
@@ -38,55 +39,84 @@ def result_row(
     network: str,
     checkpoint: str,
     protocol: str,
-    norm: str,
-    eps: float,
-    eps_text: str,
     seed: int,
     dtype: str,
     device: str,
+    surrogate: str | None = None,
 ) -> dict[str, Any]:
     """One result as the report holds it."""
-    n = len(outcome.robust)
     return {
         "network": network,
         "checkpoint": checkpoint,
         "protocol": protocol,
         "attack": attack.name,
-        "norm": norm,
-        "eps": eps,
-        "eps_text": eps_text,
+        "norm": attack.norm,
+        "eps": attack.radius,
+        "eps_text": text(attack.eps),
         "params": dict(attack.params),
-        "surrogate": attack.surrogate,
-        "n": n,
+        "surrogate": surrogate if attack.transfer else None,
+        "n": len(outcome.robust),
         "accuracy": outcome.accuracy,
         "w_robust": None if attack.name == "clean" else 0.5 * clean_accuracy + 0.5 * outcome.accuracy,
         "seed": seed,
         "dtype": dtype,
         "device": device,
         "seconds": round(outcome.seconds, 3),
-        "forwards": attack.forwards * n,
-        "backwards": attack.backwards * n,
-        "flags": [],
+        "forwards": int(outcome.forwards.sum()),
+        "backwards": int(outcome.backwards.sum()),
+        "flags": list(outcome.flags) + list(outcome.notes),
     }
 
 
+# (stronger, weaker): the accuracy under the first may not exceed that under the second
+_ORDERED = (("pgd20", "pgd10"), ("pgd50", "pgd20"), ("pgd100", "pgd20"), ("pgd20", "fgsm"))
+_BLACK_BOX = ("square", "square100", "transfer_pgd20_trades", "transfer_cw30")
+
+
 def warnings(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sanity checks that the results violate, each as a line: what cannot be true of an honest, strong evaluation."""
+    """Sanity checks that the results violate, each as a line: what cannot be true of an honest, strong evaluation.
+
+    Robust accuracy above clean accuracy; a stronger attack that does less than a weaker one; a black-box attack that
+    does more than the white-box ones by over 0.2 points; accuracy that a large radius leaves; and every attack's own
+    flags.
+    """
     found = []
-    groups: dict[tuple[str, str], dict[str, float]] = {}
+    groups: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in results:
-        groups.setdefault((row["network"], row["checkpoint"]), {})[row["attack"]] = row["accuracy"]
-    # (at most, at least): the first may not exceed the second by more than half an example of noise
-    ordered = [("pgd20", "pgd10"), ("pgd100", "pgd20"), ("pgd20", "fgsm")]
-    for (network, checkpoint), accuracy in groups.items():
-        pairs = [(attack, "clean") for attack in accuracy if attack != "clean"] + ordered
-        pairs += [("autoattack", attack) for attack in accuracy if attack not in ("clean", "autoattack", "union")]
+        groups.setdefault((row["network"], row["checkpoint"]), {})[row["attack"]] = row
+    for (network, checkpoint), rows in groups.items():
+        accuracy = {name: row["accuracy"] for name, row in rows.items()}
+        where = f"{network} ({checkpoint})"
+        pairs = [(attack, "clean") for attack in accuracy if attack != "clean"] + list(_ORDERED)
+        for whole in ("autoattack", "autoattack_fast"):
+            own = rows.get(whole, {})
+            pairs += [
+                (whole, name)
+                for name, row in rows.items()
+                if name not in (whole, "clean") and row["norm"] == own.get("norm") and row["eps"] == own.get("eps")
+                and not name.startswith("autoattack")
+            ]  # fmt: skip
         for stronger, weaker in pairs:
             if stronger in accuracy and weaker in accuracy and accuracy[stronger] > accuracy[weaker] + 1e-9:
                 found.append(
-                    f"{network} ({checkpoint}): accuracy under {stronger} ({accuracy[stronger]:.2%}) is above that "
-                    f"under {weaker} ({accuracy[weaker]:.2%}); a stronger attack should not do worse"
+                    f"{where}: accuracy under {stronger} ({accuracy[stronger]:.2%}) is above that under {weaker} "
+                    f"({accuracy[weaker]:.2%}); a stronger attack should not do worse"
                 )
+        white = [
+            a for n, a in accuracy.items() if n not in ("clean", *_BLACK_BOX) and not rows[n]["params"].get("all_of")
+        ]
+        for name in _BLACK_BOX:
+            if white and name in accuracy and accuracy[name] < min(white) - 0.002:
+                found.append(
+                    f"{where}: the black-box attack {name} is stronger than every white-box one: masked gradients"
+                )
+        curve = [row for name, row in rows.items() if "@" in name]
+        if curve and (largest := max(curve, key=lambda row: row["eps"]))["accuracy"] > 0:
+            found.append(
+                f"{where}: accuracy is still {largest['accuracy']:.2%} at eps {largest['eps']:g}; it should reach 0"
+            )
+        for name, row in rows.items():
+            found += [f"{where}, {name}: {flag}" for flag in row["flags"]]
     return found
 
 
@@ -120,9 +150,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         for checkpoint in dict.fromkeys(row["checkpoint"] for row in report["results"] if row["network"] == name):
             rows = [r for r in report["results"] if (r["network"], r["checkpoint"]) == (name, checkpoint)]
             lines += [f"## {name}: {network['architecture']}, {checkpoint} checkpoint", ""]
-            lines += ["| attack | accuracy | W-Robust | images | seconds |", "|---|---:|---:|---:|---:|"]
+            lines += [
+                "| attack | norm, eps | accuracy | W-Robust | images | seconds |",
+                "|---|---|---:|---:|---:|---:|",
+            ]
             for row in rows:
-                cells = [row["attack"], _percent(row["accuracy"]), _percent(row["w_robust"]), row["n"]]
+                where = "" if row["attack"] == "clean" else f"{row['norm']}, {row['eps_text']}"
+                cells = [row["attack"], where, _percent(row["accuracy"]), _percent(row["w_robust"]), row["n"]]
                 lines.append("| " + " | ".join(map(str, [*cells, f"{row['seconds']:.1f}"])) + " |")
             first = rows[0]
             lines += ["", f"Seed {first['seed']}, {first['dtype']}, {first['device']}.", ""]

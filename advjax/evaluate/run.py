@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pathlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from advjax import losses, parallel
+from advjax.attacks import cascade
 from advjax.attacks.loops import as_partial
+from advjax.attacks.record import Record
 from advjax.data import Split, to_float
 from advjax.errors import InputError
 from advjax.evaluate.protocols import Attack, LogitsFn
+
+Progress = Callable[[int, int], None]
 
 
 class Outcome(NamedTuple):
@@ -23,11 +30,19 @@ class Outcome(NamedTuple):
 
     Attributes:
         robust: [N] bool, whether the example is still classified correctly.
-        seconds: wall-clock time, compilation included.
+        seconds: wall-clock time of this call, compilation included.
+        forwards: [N] forward passes.
+        backwards: [N] backward passes.
+        flags: reasons not to trust the number, a sentence each.
+        notes: what was done otherwise than the name says, a sentence each.
     """
 
     robust: np.ndarray
     seconds: float
+    forwards: np.ndarray
+    backwards: np.ndarray
+    flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -54,43 +69,180 @@ def run_attack(
     batch_size: int = 500,
     devices: Sequence[jax.Device] | None = None,
     crafted_on: LogitsFn | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = lambda done, total: None,
+    record_path: str | os.PathLike[str] | None = None,
+    network_hash: str | None = None,
 ) -> Outcome:
     """Attacks every example of a split.
 
-    The outcome does not depend on the number of devices, and on `batch_size` only as far as rounding differs between
-    programs of different shapes.
+    The outcome does not depend on the number of devices, on interruptions, and on `batch_size` only as far as rounding
+    differs between programs of different shapes.
 
     Args:
         logits_fn: the network that is scored, evaluation mode.
-        attack: what to run.
+        attack: what to run, with `craft` or `stages` (a row of kind `all_of` is made of others' outcomes).
         split: uint8 images and labels.
         seed: root of the attack's randomness.
         batch_size: examples at a time, rounded up to a multiple of the devices; the last batch is padded.
         devices: where to run; this host's if absent.
         crafted_on: the network that the examples are crafted on, if another (transfer attack).
-        progress: called with the number of examples done.
+        progress: called with what is done and the total.
+        record_path: file to which every outcome is appended as it is known; the same call again goes on from there.
+        network_hash: names the weights, so that a record of others is refused.
+
+    Raises:
+        InputError: a bad batch size, or a record of a different evaluation.
     """
     devices = devices or parallel.local_devices()
+    if batch_size < 1:
+        raise InputError(f"evaluation.batch_size must be at least 1, it is {batch_size}")
     started = time.perf_counter()
+    run = _run_stages if attack.stages else _run_craft
+    outcome = run(logits_fn, attack, split, seed, batch_size, devices, crafted_on, progress, record_path, network_hash)
+    return outcome._replace(seconds=time.perf_counter() - started)
+
+
+def _run_stages(logits_fn, attack, split, seed, batch_size, devices, _, progress, record_path, network_hash):
+    result = cascade(
+        logits_fn,
+        attack_key(seed, attack.name),
+        np.asarray(to_float(split.image)),
+        split.label,
+        norm=attack.norm,
+        eps=attack.radius,
+        attacks=attack.stages,
+        batch_size=batch_size,
+        devices=devices,
+        progress=lambda stage, done, total: progress(done, total),
+        record_path=record_path,
+        network_hash=network_hash,
+    )
+    flags = tuple(f"{name}: {sentence}" for name, sentence in result.flags.items())
+    return Outcome(result.robust, 0.0, result.forwards, result.backwards, flags, result.notes)
+
+
+def _run_craft(
+    logits_fn, attack, split, seed, batch_size, devices, crafted_on, progress, record_path, network_hash
+) -> Outcome:
+    n = len(split.label)
     logits_fn = parallel.replicate_for_jit(as_partial(logits_fn), devices)
     source = logits_fn if crafted_on is None else parallel.replicate_for_jit(as_partial(crafted_on), devices)
     key = parallel.replicate_for_jit(attack_key(seed, attack.name), devices)
-    robust = np.zeros(len(split.label), bool)
-    for rows, padded in _batches(len(robust), batch_size, len(devices)):
-        batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
-        x, y, ids = parallel.shard_batch(batch, devices)
-        x_adv = attack.craft(source, key, x, y, ids)
-        robust[rows] = np.asarray(_correct(logits_fn, x_adv, y))[: len(rows)]
-        progress(int(rows[-1]) + 1)
-    return Outcome(robust, time.perf_counter() - started)
+    record = Record(record_path, fingerprint(attack, seed, network_hash), split.image.shape[1:])
+    robust = np.zeros(n, bool)
+    known = np.zeros(n, bool)
+    for (row, _, _), entry in record.entries.items():
+        robust[row], known[row] = entry["robust"], True
+    passes = {"forwards": attack.forwards, "backwards": attack.backwards}
+    try:
+        for rows, padded in _batches(np.flatnonzero(~known), min(batch_size, n), len(devices)):
+            batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
+            x, y, ids = parallel.shard_batch(batch, devices)
+            x_adv = attack.craft(source, key, x, y, ids)
+            robust[rows] = np.asarray(_correct(logits_fn, x_adv, y))[: len(rows)]
+            known[rows] = True
+            entries = [
+                {"id": int(i), "attack": attack.name, "trial": 0, "robust": bool(robust[i]), **passes} for i in rows
+            ]
+            record.add((entry, None) for entry in entries)
+            progress(int(known.sum()), n)
+    finally:
+        record.close()
+    return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards))
 
 
-def _batches(n: int, batch_size: int, multiple: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def fingerprint(attack: Attack, seed: int, network_hash: str | None) -> dict[str, Any]:
+    """Plain values that fix the outcome of an attack."""
+    return {
+        "attacks": {attack.name: attack.params},
+        "norm": attack.norm,
+        "eps": attack.radius,
+        "seed": seed,
+        "transfer": attack.transfer,
+        "network": network_hash,
+    }
+
+
+def _batches(rows: np.ndarray, size: int, multiple: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, rows padded by repetition to the static size) of every batch."""
-    if batch_size < 1:
-        raise InputError(f"evaluation.batch_size must be at least 1, it is {batch_size}")
-    size = -(-min(batch_size, n) // multiple) * multiple
-    for first in range(0, n, size):
-        rows = np.arange(first, min(first + size, n), dtype=np.int32)
-        yield rows, np.resize(rows, size)
+    size = -(-size // multiple) * multiple
+    rows = rows.astype(np.int32)
+    for first in range(0, len(rows), size):
+        batch = rows[first : first + size]
+        yield batch, np.resize(batch, size)
+
+
+def run_protocol(
+    logits_fn: LogitsFn,
+    attacks: Sequence[Attack],
+    split: Split,
+    *,
+    directory: pathlib.Path | None = None,
+    network_hash: str | None = None,
+    surrogate: LogitsFn | None = None,
+    on_start: Callable[[Attack, int], None] = lambda attack, total: None,
+    on_done: Callable[[Attack, Outcome], None] = lambda attack, outcome: None,
+    **options: Any,
+) -> dict[str, Outcome]:
+    """Runs the attacks of a protocol one after the other.
+
+    Args:
+        logits_fn: the network, evaluation mode.
+        attacks: the protocol; transfer attacks are left out where there is no surrogate.
+        split: uint8 images and labels.
+        directory: where each attack's record is kept, so that an interrupted evaluation resumes; absent: nowhere.
+        network_hash: names the weights.
+        surrogate: the network that transfer attacks are crafted on.
+        on_start: called before an attack with it and the number of examples.
+        on_done: called after it with its outcome.
+        **options: of `run_attack`: seed, batch_size, devices, progress.
+
+    Returns:
+        Name -> outcome, in the protocol's order.
+    """
+    outcomes: dict[str, Outcome] = {}
+    for attack in attacks:
+        if attack.transfer and surrogate is None:
+            continue
+        on_start(attack, len(split.label))
+        if attack.all_of:
+            parts = [outcomes[name] for name in attack.all_of]
+            robust = np.logical_and.reduce([part.robust for part in parts])
+            passes = [sum(getattr(part, kind) for part in parts) for kind in ("forwards", "backwards")]
+            outcomes[attack.name] = Outcome(robust, sum(part.seconds for part in parts), *passes)
+        else:
+            outcomes[attack.name] = run_attack(
+                logits_fn,
+                attack,
+                split,
+                crafted_on=surrogate if attack.transfer else None,
+                record_path=record_file(directory, attack, options.get("seed", 0)),
+                network_hash=network_hash,
+                **options,
+            )
+        on_done(attack, outcomes[attack.name])
+    return outcomes
+
+
+def record_file(directory: pathlib.Path | None, attack: Attack, seed: int) -> pathlib.Path | None:
+    """The file of an attack's record: other settings, another file."""
+    if directory is None:
+        return None
+    settings = json.dumps(fingerprint(attack, seed, None), sort_keys=True)
+    return directory / f"{attack.name.replace('@', '-')}-{zlib.crc32(settings.encode()):08x}.jsonl"
+
+
+def per_example(outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
+    """One record per example: id, clean, the verdict of every attack, which broke it first, passes spent."""
+    n = len(next(iter(outcomes.values())).robust)
+    attacks = [name for name in outcomes if name != "clean"]
+    for i in range(n):
+        broken = next((name for name in outcomes if not outcomes[name].robust[i]), None)
+        yield {
+            "id": i,
+            "clean": bool(outcomes["clean"].robust[i]),
+            "attacks": {name: bool(outcomes[name].robust[i]) for name in attacks},
+            "broken_by": broken,
+            "forwards": int(sum(outcome.forwards[i] for outcome in outcomes.values())),
+            "backwards": int(sum(outcome.backwards[i] for outcome in outcomes.values())),
+        }

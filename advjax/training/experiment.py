@@ -17,7 +17,7 @@ from advjax import data, methods, models, parallel, threat
 from advjax.attacks.inputs import check_radius
 from advjax.data import Dataset, Split
 from advjax.errors import InputError, unknown
-from advjax.evaluate import protocol
+from advjax.evaluate import Attack, protocol
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Method
 from advjax.numbers import number
@@ -59,6 +59,7 @@ class Experiment(NamedTuple):
         given: name -> variables to start from.
         frozen: name -> variables of the networks that are not trained.
         teachers: name -> what is known of these (`advjax.training.teachers`).
+        attacks: the protocol of the evaluation.
     """
 
     config: dict[str, Any]
@@ -74,6 +75,7 @@ class Experiment(NamedTuple):
     given: Mapping[str, Any]
     frozen: Mapping[str, Any]
     teachers: Mapping[str, Any]
+    attacks: Sequence[Attack]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,7 +112,8 @@ def build(config: Mapping[str, Any], parts: Parts | None = None) -> Experiment:
     dataset, train = parts.dataset, parts.dataset.train
     norm = threat.canonical_norm(config["attack"]["norm"])
     check_radius(norm, number(config["attack"]["eps"], "attack.eps"), dataset.image_shape, "attack.eps")
-    protocol(config["evaluation"]["protocol"], norm, number(config["attack"]["eps"]))
+    _check_surrogate(config["evaluation"]["surrogate"], method)
+    attacks = protocol(config["evaluation"]["protocol"], norm, config["attack"]["eps"], config["evaluation"]["radii"])
     from advjax.training import teachers
 
     found = teachers.find(config, method, parts)
@@ -133,7 +136,9 @@ def build(config: Mapping[str, Any], parts: Parts | None = None) -> Experiment:
     )
     given = _initial(config["init_from"], modules, method, dataset.image_shape) if config["init_from"] else {}
     frozen = {name: teacher.variables for name, teacher in found.items() if teacher.variables is not None}
-    return Experiment(config, *parts, method, modules, optimizer, schedule, devices, step, given, frozen, found)
+    return Experiment(
+        config, *parts, method, modules, optimizer, schedule, devices, step, given, frozen, found, attacks
+    )
 
 
 def create_method(config: Mapping[str, Any]) -> Method:
@@ -179,6 +184,12 @@ def check_variables(variables: Any, module: nn.Module, image_shape: tuple[int, i
                 f"{where}: {path} has shape {found.get(path, 'none')}, "
                 f"{type(module).__name__} needs {expected.get(path, 'none')}"
             )
+
+
+def _check_surrogate(name: str, method: Method) -> None:
+    if name and name not in method.frozen and not (pathlib.Path(name) / "config.json").is_file():
+        allowed = ", ".join(["empty", *method.frozen, "the folder of a finished run"])
+        raise InputError(f"evaluation.surrogate must be one of: {allowed}; it is {name!r}")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

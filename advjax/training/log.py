@@ -113,11 +113,12 @@ class Display:
             self._task = self._progress.add_task(description, total=total, completed=done, note="")
             self._progress.start()
 
-    def update(self, done: int, note: str = "") -> None:
-        """Says how far the task is; as a plain line only now and then."""
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Says how far the task is, of a total that may have changed; as a plain line only now and then."""
         now = time.perf_counter()
+        self._total = total or self._total
         if self._progress:
-            self._progress.update(self._task, completed=done, note=note)
+            self._progress.update(self._task, completed=done, total=self._total, note=note)
         elif now >= self._next_line and done < self._total:
             left = (now - self._started) / max(done - self._first, 1) * (self._total - done)
             self.line(f"  {self._description} {done}/{self._total}  {note}  {duration(left)} left")

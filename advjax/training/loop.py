@@ -130,7 +130,7 @@ class _Meter:
         self._total = metrics if self._total is None else parallel.add(self._total, metrics)
         if len(self._pending) > 2:
             self._done += 1
-            self._display.update(self._done, f"{self._label}  {_note(_averages(self._pending.popleft()))}")
+            self._display.update(self._done, note=f"{self._label}  {_note(_averages(self._pending.popleft()))}")
 
     def take(self) -> dict[str, float]:
         """The averages since the last call."""

@@ -75,6 +75,8 @@ def get_config() -> ConfigDict:
     config.evaluation.batch_size = 500
     config.evaluation.examples = 0  # the first n test images; 0: all
     config.evaluation.seed = 0
+    config.evaluation.surrogate = ""  # network that transfer attacks are crafted on: a teacher's name, a run's folder
+    config.evaluation.radii = ConfigDict({"linf": "8/255", "l2": "0.5", "l1": "12"})  # of the protocol union
     return config
 
 
@@ -161,4 +163,5 @@ def union_digits(config: ConfigDict) -> ConfigDict:
     if "l2" in config.method:
         config.method.l2.update({"eps": "0.8", "step_size": "0.2", "steps": 0})
         config.method.l1.update({"eps": "2", "step_size": "0.4", "steps": 0})
+    config.evaluation.radii.update({"l2": "0.8", "l1": "2"})
     return config

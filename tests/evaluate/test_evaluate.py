@@ -1,5 +1,6 @@
 """Outcomes per example, rows, sanity checks and reports."""
 
+import dataclasses
 import json
 
 import jax
@@ -62,7 +63,7 @@ def test_clean_and_transfer(split):
 
 def test_progress_reaches_the_end(split):
     seen = []
-    evaluate.run_attack(network, evaluate.clean(), split, batch_size=16, progress=seen.append)
+    evaluate.run_attack(network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done))
     assert seen[-1] == 50
     assert seen == sorted(seen)
     with pytest.raises(InputError, match=r"evaluation\.batch_size"):
@@ -70,9 +71,8 @@ def test_progress_reaches_the_end(split):
 
 
 def test_quick_protocol_and_counts():
-    attacks = evaluate.protocol("quick", "linf", 8 / 255)
-    names = [attack.name for attack in attacks]
-    assert names[:2] == ["clean", "pgd20"]
+    attacks = evaluate.protocol("quick", "linf", "8/255")
+    assert [attack.name for attack in attacks] == ["clean", "pgd20", "apgd_ce"]
     pgd20 = attacks[1]
     assert pgd20.params["steps"] == 20
     assert pgd20.params["step_size"] == pytest.approx(2 / 255)
@@ -87,15 +87,12 @@ def rows(**accuracy):
         robust = np.arange(100) < 100 * value
         made.append(
             evaluate.result_row(
-                evaluate.Attack(name, None),
-                Outcome(robust, 1.0),
+                evaluate.Attack(name, "linf", "8/255"),
+                Outcome(robust, 1.0, np.full(100, 21), np.full(100, 20)),
                 accuracy["clean"],
                 network="model",
                 checkpoint="last",
                 protocol="quick",
-                norm="linf",
-                eps=8 / 255,
-                eps_text="8/255",
                 seed=0,
                 dtype="float32",
                 device="cpu",
@@ -110,9 +107,95 @@ def test_sanity_checks_name_what_cannot_be():
         ({"clean": 0.5, "pgd20": 0.6}, "pgd20"),
         ({"clean": 0.9, "pgd20": 0.5, "pgd100": 0.6}, "pgd100"),
         ({"clean": 0.9, "pgd20": 0.5, "autoattack": 0.6}, "autoattack"),
+        ({"clean": 0.9, "pgd10": 0.5, "pgd20": 0.6}, "pgd20"),
     ):
         (warning,) = evaluate.warnings(rows(**accuracy))
         assert f"under {stronger}" in warning
+
+
+def test_sanity_checks_of_black_box_attacks_and_of_flags():
+    (warning,) = evaluate.warnings(rows(clean=0.9, pgd20=0.5, square100=0.4))
+    assert "masked gradients" in warning
+    flagged = rows(clean=0.9, autoattack=0.5)
+    flagged[1]["flags"] = ["masking: Square broke more"]
+    assert evaluate.warnings(flagged) == ["model (last), autoattack: masking: Square broke more"]
+
+
+def test_curve_that_does_not_reach_zero_is_suspicious(split):
+    attacks = evaluate.protocol("curve", "linf", 0.02)
+    outcomes = evaluate.run_protocol(network, attacks, split, batch_size=50)
+    accuracy = [outcome.accuracy for outcome in outcomes.values()]
+    assert accuracy == sorted(accuracy, reverse=True)
+    assert accuracy[0] == 1
+    assert accuracy[-1] < 0.2
+
+
+def test_interrupted_records_resume_with_the_same_numbers(split, tmp_path):
+    """Half of the lines and half a line more: what is known stays, the rest is done again, nothing twice."""
+    attacks = [evaluate.clean(), ATTACK, evaluate.protocols.stages("apgd_ce", "linf", 0.02)]
+    options = {"batch_size": 16, "directory": tmp_path, "network_hash": "weights"}
+    first = evaluate.run_protocol(network, attacks, split, **options)
+    for path in tmp_path.glob("*.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[: len(lines) // 2]) + lines[len(lines) // 2][:9])
+    crafted = []
+
+    def counted(logits_fn, key, x, y, ids):
+        crafted.append(np.asarray(ids))
+        return ATTACK.craft(logits_fn, key, x, y, ids)
+
+    watched = [attacks[0], dataclasses.replace(ATTACK, craft=counted), attacks[2]]
+    again = evaluate.run_protocol(network, watched, split, **options)
+    for name in first:
+        np.testing.assert_array_equal(again[name].robust, first[name].robust)
+        np.testing.assert_array_equal(again[name].forwards, first[name].forwards)
+    assert 20 <= len(np.unique(np.concatenate(crafted))) <= 30
+    with pytest.raises(InputError, match="network"):
+        evaluate.run_protocol(network, attacks, split, **{**options, "network_hash": "other"})
+
+
+def test_union_survives_only_what_survives_every_norm(split):
+    small = Split(split.image[:8], split.label[:8])
+    attacks = evaluate.protocol("union", "linf", 0.01, {"linf": 0.3, "l2": 0.05, "l1": 0.2})
+    assert {a.name: a.radius for a in attacks}["pgd50_10_linf"] == 0.01
+    assert attacks[-1].name == "union"
+    assert len(attacks[-1].all_of) == 6
+    cheap = [
+        evaluate.clean(),
+        evaluate.pgd_steps(1, "linf", 0.01, name="a"),
+        evaluate.pgd_steps(2, "l2", 0.1, name="b"),
+    ]
+    both = evaluate.Attack("both", "union", 0.01, all_of=("a", "b"))
+    outcomes = evaluate.run_protocol(network, [*cheap, both], small)
+    np.testing.assert_array_equal(outcomes["both"].robust, outcomes["a"].robust & outcomes["b"].robust)
+
+
+def test_per_example_record(split):
+    outcomes = evaluate.run_protocol(network, [evaluate.clean(), ATTACK], split)
+    examples = list(evaluate.per_example(outcomes))
+    assert [example["id"] for example in examples] == list(range(50))
+    for example, robust in zip(examples, outcomes["pgd3"].robust, strict=True):
+        assert example["clean"]
+        assert example["attacks"] == {"pgd3": bool(robust)}
+        assert example["broken_by"] == (None if robust else "pgd3")
+        assert (example["forwards"], example["backwards"]) == (5, 3)
+
+
+def test_transfer_rows_need_a_surrogate(split):
+    attacks = [evaluate.clean(), evaluate.pgd_steps(3, "linf", 0.02, name="transfer", transfer=True)]
+    assert list(evaluate.run_protocol(network, attacks, split)) == ["clean"]
+    assert list(evaluate.run_protocol(network, attacks, split, surrogate=network)) == ["clean", "transfer"]
+
+
+@pytest.mark.parametrize("name", sorted(evaluate.PROTOCOLS))
+def test_protocols_have_unique_names_and_say_what_they_run(name):
+    attacks = evaluate.protocol(name, "linf", "8/255")
+    assert len({attack.name for attack in attacks}) == len(attacks)
+    assert attacks[0].name == "clean"
+    for attack in attacks:
+        assert sum(map(bool, (attack.craft, attack.stages, attack.all_of))) == 1
+        assert attack.name == "clean" or attack.params
+    json.dumps([dict(attack.params) for attack in attacks])
 
 
 def test_report_is_written_whole_and_read_back(tmp_path):
@@ -130,7 +213,7 @@ def test_report_is_written_whole_and_read_back(tmp_path):
     evaluate.write(tmp_path, report)
     assert json.loads((tmp_path / "report.json").read_text()) == report
     page = (tmp_path / "report.md").read_text()
-    assert "| pgd20 | 40.00 | 65.00 | 100 |" in page
+    assert "| pgd20 | linf, 8/255 | 40.00 | 65.00 | 100 |" in page
     assert "8/255" in page
     assert "**Warning:** something is odd" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]
