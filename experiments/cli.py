@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import importlib.util
@@ -21,6 +22,21 @@ from advjax.errors import InputError, unknown
 FLAGS = flags.FLAGS
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 config_flags.DEFINE_config_file("config", None, "FILE[:variant], e.g. experiments/configs/trades.py:digits")
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a command line that takes no config; wrong ones are an `InputError`."""
+
+    def __init__(self, module: str, documentation: str | None) -> None:
+        super().__init__(
+            prog=f"python -m {module}",
+            description=documentation,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> Any:
+        raise InputError(message)
 
 
 def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
