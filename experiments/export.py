@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -143,7 +144,7 @@ def torch_definition(module: nn.Module, image_shape: tuple[int, int, int], forma
     if sub_block1:
         options["sub_block1"] = True
     base = (DEFINITIONS / "base.py").read_text(encoding="utf-8")
-    base = "\n".join(line for line in base.split("\n")[1:] if not line.startswith("__all__"))
+    base = re.sub(r"__all__ = .*\n\n", "", base.split("\n", 1)[1])
     arguments = "".join(f"        {name}={value!r},\n" for name, value in options.items())
     load = {
         "torch": "torch.load(path, map_location='cpu', weights_only=True)",

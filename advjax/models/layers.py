@@ -59,8 +59,30 @@ def zero_bias(fan_in: int) -> Initializer:
     return jax.nn.initializers.zeros
 
 
-def _convolution(x, kernel, strides, padding, groups):
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NHWC, feature_group_count=groups)
+def _convolution(x, kernel, strides, padding, groups, dilation=(1, 1)):
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dilation, dimension_numbers=NHWC, feature_group_count=groups
+    )
+
+
+def _shifted_sum(x, kernel, strides, padding, dilation):
+    """A depthwise convolution as a sum of shifted products: XLA's CPU backend has no fast grouped convolution."""
+    config = [(low, high, hole - 1) for (low, high), hole in zip(padding, dilation, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    rows, columns = kernel.shape[:2]
+    height, width = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True))
+    total = jnp.zeros((x.shape[0], height, width, x.shape[3]), x.dtype)
+    for i in range(rows):
+        for j in range(columns):
+            end = (x.shape[0], i + (height - 1) * strides[0] + 1, j + (width - 1) * strides[1] + 1, x.shape[3])
+            total = total + lax.slice(x, (0, i, j, 0), end, (1, *strides, 1)) * kernel[i, j, 0]
+    return total
+
+
+def _forward(x, kernel, strides, padding, groups, dilation=(1, 1)):
+    if groups > 1 and groups == x.shape[3] == kernel.shape[3]:
+        return _shifted_sum(x, kernel, strides, padding, dilation)
+    return _convolution(x, kernel, strides, padding, groups, dilation)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -81,11 +103,11 @@ def cured_convolution(x: jax.Array, kernel: jax.Array, strides: Pair, padding: t
     Returns:
         [B, H', W', O].
     """
-    return _convolution(x, kernel, strides, padding, groups)
+    return _forward(x, kernel, strides, padding, groups)
 
 
 def _cured_forward(x, kernel, strides, padding, groups):
-    return _convolution(x, kernel, strides, padding, groups), (x, kernel)
+    return _forward(x, kernel, strides, padding, groups), (x, kernel)
 
 
 def _cured_backward(strides, padding, groups, saved, gradient):
@@ -95,16 +117,14 @@ def _cured_backward(strides, padding, groups, saved, gradient):
     swapped = swapped.transpose(0, 1, 4, 3, 2).reshape(rows, columns, outputs // groups, groups * inputs)
     # Without the barrier XLA folds the transposition back into the convolution.
     swapped = lax.optimization_barrier(swapped)
-    pads = [
+    pads = tuple(
         (k - 1 - low, size + low - (out - 1) * stride - 1)
         for size, out, k, stride, (low, _) in zip(
             x.shape[1:3], gradient.shape[1:3], kernel.shape[:2], strides, padding, strict=True
         )
-    ]
-    x_gradient = lax.conv_general_dilated(
-        gradient, swapped, (1, 1), pads, lhs_dilation=strides, dimension_numbers=NHWC, feature_group_count=groups
     )
-    _, kernel_vjp = jax.vjp(lambda k: _convolution(x, k, strides, padding, groups), kernel)
+    x_gradient = _forward(gradient, swapped, (1, 1), pads, groups, dilation=strides)
+    _, kernel_vjp = jax.vjp(lambda k: _forward(x, k, strides, padding, groups), kernel)
     return x_gradient, kernel_vjp(gradient)[0]
 
 

@@ -100,14 +100,14 @@ CONVOLUTIONS = st.tuples(
     st.tuples(st.integers(0, 5), st.integers(0, 5)),  # padding
     st.integers(5, 9),  # height
     st.integers(5, 9),  # width
-    st.sampled_from([(1, 3, 2), (1, 1, 4), (2, 4, 6), (4, 4, 4)]),  # groups, input and output channels
 )
 
 
-@settings(max_examples=25, deadline=None)
-@given(CONVOLUTIONS)
-def test_cured_convolution_has_the_plain_gradients(case):
-    kernel, stride, padding, height, width, (groups, inputs, outputs) = case
+@pytest.mark.parametrize("groups, inputs, outputs", [(1, 3, 2), (2, 4, 6), (4, 4, 4), (2, 2, 4)])
+@settings(max_examples=4, deadline=None)
+@given(case=CONVOLUTIONS)
+def test_cured_convolution_has_the_plain_gradients(groups, inputs, outputs, case):
+    kernel, stride, padding, height, width = case
     x = jax.random.normal(jax.random.key(0), (2, height, width, inputs))
     w = jax.random.normal(jax.random.key(1), (kernel, kernel, inputs // groups, outputs))
 

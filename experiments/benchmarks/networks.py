@@ -1,0 +1,83 @@
+"""Forward and gradient of every network: one row each.
+
+    python -m experiments.benchmarks.networks [--networks=resnet18,vit] [--batch=8] [--dtypes=float32,bfloat16]
+        [--scale=full|toy] [--repeats=3] [--json=FILE]
+
+Gradient means the gradient of the summed cross-entropy with respect to the images, what one attack step costs. `toy`
+narrows the networks so that every row runs on a small CPU; the figures then compare code, not hardware.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from advjax import losses, models
+from advjax.errors import InputError
+from experiments.benchmarks import common
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("networks", [], "names; all if absent")
+flags.DEFINE_integer("batch", 8, "images")
+flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "of the computation")
+flags.DEFINE_enum("scale", "full", ["full", "toy"], "toy: narrow networks")
+IMAGES = {"small_cnn": (28, 28, 1), "tiny_cnn": (8, 8, 1)}
+NARROW = {"mobilenet_v2": 0.25, "vit": 48, "small_cnn": 8, "tiny_cnn": 8}
+
+
+def _narrow(name: str) -> dict[str, Any]:
+    return {"width": 1 if name.startswith("wrn") else NARROW.get(name, 8)}
+
+
+def _row(name: str, dtype: str) -> dict[str, Any]:
+    shape = IMAGES.get(name, (32, 32, 3))
+    module = models.create(name, 10, dtype=dtype, **(_narrow(name) if FLAGS.scale == "toy" else {}))
+    variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), models.variable_shapes(module, shape))
+    x = jax.random.uniform(jax.random.key(1), (FLAGS.batch, *shape))
+    y = jnp.zeros(FLAGS.batch, jnp.int32)
+    function = models.logits_fn(module, variables)
+    forward = jax.jit(lambda f, x: f(x))
+    gradient = jax.jit(jax.grad(lambda x, f: losses.cross_entropy(f(x), y).sum()))
+    forms = {"forward": lambda: forward(function, x), "gradient": lambda: gradient(x, function)}
+    measured = common.measure(forms, FLAGS.repeats)
+    return {
+        "network": name,
+        "dtype": dtype,
+        "parameters": models.parameter_count(module, shape),
+        "batch": FLAGS.batch,
+        **{f"{form} ms": 1000 * times["median"] for form, times in measured.items()},
+        "compile s": sum(times["first"] - times["median"] for times in measured.values()),
+    }
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def main() -> None:
+    """Prints a row per network and dtype as it is measured."""
+    common.parse()
+    rows: list[dict[str, Any]] = []
+    print(common.hardware())
+    try:
+        for name in FLAGS.networks or models.names():
+            for dtype in FLAGS.dtypes:
+                rows.append(_row(name, dtype))
+                if len(rows) == 1:
+                    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+                print("| " + " | ".join(map(_cell, rows[-1].values())) + " |", flush=True)
+    except InputError as error:
+        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    if FLAGS.json:
+        content = {"hardware": common.hardware(), "scale": FLAGS.scale, "rows": rows}
+        pathlib.Path(FLAGS.json).write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
