@@ -110,9 +110,7 @@ def test_follows_the_algorithm_step_by_step():
     eps, steps = 0.15, 60
     attack = APGD("linf", "ce", steps)
     n = len(x)
-    e = Example(
-        *map(jnp.asarray, (x, y, np.full(n, eps, np.float32), np.arange(n), np.zeros(n, np.int32), y))
-    )
+    e = Example(*map(jnp.asarray, (x, y, np.full(n, eps, np.float32), np.arange(n), np.zeros(n, np.int32), y)))
     state = attack.begin(e, KEY)
     start = np.asarray(state.best)
     step = jax.jit(lambda state: attack(0, state, e, Oracle(jax.tree_util.Partial(f)), KEY))
