@@ -88,6 +88,24 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def assign(config: ConfigDict, field: str, value: str) -> None:
+    """Sets `field` (`attack.eps`) to what `value` says, read as the field's type.
+
+    Raises:
+        InputError: no such field, or a value of another type.
+    """
+    known = _fields(config)
+    if field not in known:
+        raise unknown("config field", field, known)
+    *path, name = field.split(".")
+    group = _field(config, path)
+    current = group[name]
+    try:
+        group[name] = value if isinstance(current, str) else ast.literal_eval(value)
+    except (TypeError, ValueError, SyntaxError):
+        raise InputError(f"{field} must be of type {type(current).__name__}, it is {value!r}") from None
+
+
 def _config_argument(argv: Sequence[str]) -> str | None:
     """The value of the last `--config`, the one that counts."""
     found = None

@@ -20,6 +20,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import advjax
+from advjax import data, evaluate, models, parallel, threat
+from advjax.attacks.inputs import check_radius
+from advjax.errors import InputError
+from advjax.evaluate.score import Subject, Surrogate, score
+from advjax.numbers import number
+from advjax.runs import read_json
+from advjax.training.experiment import create_method, load_data
+from advjax.training.log import Display
 from experiments import cli
 
 
@@ -57,15 +66,6 @@ def _options(argv: list[str]) -> argparse.Namespace:
 
 def _run(argv: list[str]) -> None:
     options = _options(argv)
-    import advjax
-    from advjax import data, evaluate, parallel, threat
-    from advjax.attacks.inputs import check_radius
-    from advjax.errors import InputError
-    from advjax.evaluate.score import Subject, Surrogate, score
-    from advjax.numbers import number
-    from advjax.runs import read_json
-    from advjax.training.log import Display
-
     sources = [name for name in ("workdir", "weights", "function") if getattr(options, name)]
     if len(sources) != 1:
         raise InputError(f"exactly one of --workdir, --weights and --function must be given, not {sources or 'none'}")
@@ -76,10 +76,10 @@ def _run(argv: list[str]) -> None:
     eps = options.eps or known.get("attack", {}).get("eps", "")
     if not eps:
         raise InputError("--eps is missing: --eps=8/255, say")
-    dataset = _load_data(options, known.get("data", {}), data.load)
+    dataset = _load_data(options, known.get("data", {}))
     check_radius(norm, number(eps, "--eps"), dataset.image_shape, "--eps")
     attacks = evaluate.protocol(options.protocol, norm, eps, known.get("evaluation", {}).get("radii"))
-    subject, architecture = _subject(options, dataset, known, Subject)
+    subject, architecture = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:
         surrogate = Surrogate(options.surrogate, advjax.logits_fn(*advjax.load_run(options.surrogate)))
@@ -120,26 +120,19 @@ def _run(argv: list[str]) -> None:
     display.line(f"report: {out / 'report.md'}")
 
 
-def _load_data(options: argparse.Namespace, known: dict[str, Any], load: Callable) -> Any:
-    from advjax.errors import InputError
-
-    name, path = options.data or known.get("name", ""), options.data_path
-    if not path and not options.data:
-        path = known.get("path", "")
-    if not name:
+def _load_data(options: argparse.Namespace, known: dict[str, Any]) -> data.Dataset:
+    if options.data:
+        return data.load(options.data, options.data_path or None)
+    if not known:
         raise InputError("--data is missing: --data=cifar10, say")
-    return load(name, path or None)
+    return load_data({**known, "path": options.data_path or known["path"]})
 
 
-def _subject(options: argparse.Namespace, dataset: Any, known: dict[str, Any], subject: Callable) -> tuple[Any, str]:
+def _subject(options: argparse.Namespace, dataset: data.Dataset, known: dict[str, Any]) -> tuple[Subject, str]:
     """The network to be scored, and its architecture's name."""
-    import advjax
-    from advjax import evaluate, models
-    from advjax.errors import InputError
-
     if options.workdir:
         module, variables = advjax.load_run(options.workdir, options.network or None, options.checkpoint)
-        name, checkpoint = options.network or "model", options.checkpoint
+        name, checkpoint = options.network or create_method(known).evaluated[0], options.checkpoint
     elif options.weights:
         if not options.network:
             raise InputError(f"--network is missing: the architecture of --weights, one of {', '.join(models.names())}")
@@ -153,16 +146,14 @@ def _subject(options: argparse.Namespace, dataset: Any, known: dict[str, Any], s
     else:
         logits_fn = _function(options.function)
         # The function's name stands for its weights, which cannot be seen from here.
-        return subject(options.function, "given", logits_fn, options.function, "float32"), options.function
+        return Subject(options.function, "given", logits_fn, options.function, "float32"), options.function
     sha256 = evaluate.params_sha256(variables)
     architecture, _ = models.describe(module)
     logits_fn = advjax.logits_fn(module, variables)
-    return subject(name, checkpoint, logits_fn, sha256, known.get("precision", module.dtype)), architecture
+    return Subject(name, checkpoint, logits_fn, sha256, known.get("precision", module.dtype)), architecture
 
 
 def _function(name: str) -> Callable:
-    from advjax.errors import InputError
-
     module, colon, attribute = name.partition(":")
     if not colon:
         raise InputError(f"--function must be module:function, it is {name!r}")

@@ -43,12 +43,15 @@ def _run(argv: list[str]) -> None:
 
         return describe(experiment, display)
 
+    from advjax import plots
     from advjax.training import teachers
+    from advjax.training.log import read_metrics
     from advjax.training.loop import train
 
     runs.prepare_workdir(workdir, experiment)
     experiment = teachers.prepare(experiment, workdir, display)
     train(experiment, workdir, display)
+    plots.training(read_metrics(workdir / "metrics.jsonl"), workdir / "training.png", config["method"]["name"])
     runs.evaluate_run(experiment, workdir, display)
     display.line(f"report: {workdir / 'report.md'}")
     return None

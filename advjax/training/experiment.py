@@ -120,7 +120,7 @@ def build(config: Mapping[str, Any], parts: Parts | None = None) -> Experiment:
     modules = create_modules(config, method, dataset.num_classes)
     modules |= {name: teacher.module for name, teacher in found.items()}
     for name, module in modules.items():
-        _check_fits(name, module, dataset.image_shape)
+        check_fits(name, module, dataset.image_shape)
     steps = -(-len(train.label) // config["batch_size"])
     updates = sum(method.trained[0] in names for names in method.rounds)
     optimizer, schedule = schedules.from_config(
@@ -242,15 +242,20 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
         raise unknown("augmentation (data.augment)", config["data"]["augment"], data.KINDS)
 
 
-def _load_parts(config: Mapping[str, Any]) -> Parts:
-    options = {key: value for key, value in config["data"].items() if key not in ("augment", "validation")}
+def load_data(fields: Mapping[str, Any]) -> Dataset:
+    """The data set that `config.data` names, validation part included."""
+    options = {key: value for key, value in fields.items() if key not in ("augment", "validation")}
     path = options.pop("path") or None
-    dataset = data.load(options.pop("name"), path, **{key: value for key, value in options.items() if value})
+    return data.load(options.pop("name"), path, **{key: value for key, value in options.items() if value})
+
+
+def _load_parts(config: Mapping[str, Any]) -> Parts:
+    dataset = load_data(config["data"])
     train, validation, index = data.split_validation(dataset.train, config["data"]["validation"], config["seed"])
     return Parts(dataset._replace(train=train), validation, index)
 
 
-def _check_fits(name: str, module: nn.Module, image_shape: tuple[int, int, int]) -> None:
+def check_fits(name: str, module: nn.Module, image_shape: tuple[int, int, int]) -> None:
     """Raises `InputError` if a network cannot take such images."""
     try:
         models.variable_shapes(module, image_shape)

@@ -12,7 +12,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = "experiments/configs/quickstart.py"
-SHORT = ("--config.epochs=3", "--config.attack.steps=2", "--config.validation.steps=2", "--config.log.tensorboard=False")
+SHORT = (
+    "--config.epochs=3",
+    "--config.attack.steps=2",
+    "--config.validation.steps=2",
+    "--config.log.tensorboard=False",
+)
 
 
 def command(workdir, *flags, config=QUICKSTART):
@@ -20,7 +25,9 @@ def command(workdir, *flags, config=QUICKSTART):
 
 
 def run(workdir, *flags, config=QUICKSTART):
-    return subprocess.run(command(workdir, *flags, config=config), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        command(workdir, *flags, config=config), cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
 
 
 def report(workdir):
@@ -105,6 +112,7 @@ def test_a_finished_run_returns_at_once(finished):
 
 def test_killed_three_times_and_repeated_ends_in_the_same_parameters(finished, tmp_path):
     workdir = tmp_path / "killed"
+
     def in_the_middle_of_an_epoch():
         if not metrics(workdir):
             return False
@@ -131,7 +139,9 @@ def test_killed_three_times_and_repeated_ends_in_the_same_parameters(finished, t
     assert [record["step"] for record in metrics(workdir)] == [10, 20, 30]
     for ours, theirs in zip(metrics(workdir), metrics(finished), strict=True):
         timing = ("seconds", "images_per_second")
-        assert {k: v for k, v in ours.items() if k not in timing} == {k: v for k, v in theirs.items() if k not in timing}
+        assert {k: v for k, v in ours.items() if k not in timing} == {
+            k: v for k, v in theirs.items() if k not in timing
+        }
 
 
 def test_one_device_resumes_what_four_began(finished, tmp_path):
