@@ -22,14 +22,15 @@ import flax.linen as nn
 import jax
 
 from advjax import models, runs
-from advjax.data import Split
+from advjax.data import Dataset, Split
 from advjax.errors import InputError, unknown
 from advjax.evaluate import clean, params_sha256, pgd_steps, run_attack, write_atomically
 from advjax.methods.base import Method
 from advjax.models.teachers import load_teacher
 from advjax.models.teachers import names as published
+from advjax.models.teachers import teacher as published_teacher
 from advjax.training.checkpoints import Checkpoints
-from advjax.training.experiment import Experiment, Parts, build, check_variables, create_network
+from advjax.training.experiment import Experiment, Parts, build, check_fits, create_network
 from advjax.training.log import Display
 from advjax.training.loop import train
 
@@ -96,7 +97,9 @@ def find(config: Mapping[str, Any], method: Method, parts: Parts) -> dict[str, T
         elif path.is_dir():
             teachers[name] = Teacher(role, options["path"], *_from_run(path, field, options, parts))
         else:
-            teachers[name] = Teacher(role, options["path"], *_from_file(config, path, field, parts))
+            teachers[name] = Teacher(
+                role, options["path"], *_from_file(path, field, options["network"], config["precision"], parts.dataset)
+            )
     return teachers
 
 
@@ -121,12 +124,7 @@ def _to_train(config, role, options, parts, number) -> Teacher:
 
 def _from_run(path, field, options, parts) -> tuple[nn.Module, Any]:
     data = runs.read_json(path, "data.json")
-    found = (data["num_classes"], tuple(data["image_shape"]))
-    if found != (parts.dataset.num_classes, parts.dataset.image_shape):
-        raise InputError(
-            f"{field}.path: the run in {path} has {found[0]} classes and images {found[1]}, "
-            f"the data has {parts.dataset.num_classes} classes and images {parts.dataset.image_shape}"
-        )
+    _check_data(f"{field}.path: the run in {path}", data["num_classes"], tuple(data["image_shape"]), parts.dataset)
     done, epochs = _epochs_done(path), runs.read_json(path, "config.json")["epochs"]
     if done < epochs:
         raise InputError(f"{field}.path: the run in {path} is not finished, {done} of {epochs} epochs are done")
@@ -146,20 +144,25 @@ def _epochs_done(path: pathlib.Path) -> int:
         checkpoints.close()
 
 
-def _from_file(config, path, field, parts) -> tuple[nn.Module, Any]:
-    options, dataset = config["teachers"][field.split(".")[1]]["network"], parts.dataset
+def _from_file(path, field, options, precision, dataset) -> tuple[nn.Module, Any]:
     try:
         if options["name"] in published():
-            module, variables = load_teacher(options["name"], path, dtype=config["precision"])
-        else:
-            module = create_network(options, dataset.num_classes, config["precision"])
-            variables = models.load_torch(path, module, dataset.image_shape)
-        if module.num_classes != dataset.num_classes:
-            raise InputError(f"{path} has {module.num_classes} classes, the data has {dataset.num_classes}")
-        check_variables(variables, module, dataset.image_shape, str(path))
+            known = published_teacher(options["name"])
+            _check_data(options["name"], known.num_classes, known.image_shape, dataset)
+            return load_teacher(options["name"], path, dtype=precision)
+        module = create_network(options, dataset.num_classes, precision)
+        check_fits(f"{field}.network", module, dataset.image_shape)
+        return module, models.load_torch(path, module, dataset.image_shape)
     except InputError as error:
         raise InputError(f"{field}.path, {field}.network: {error}") from None
-    return module, variables
+
+
+def _check_data(what: str, num_classes: int, image_shape: tuple[int, int, int], dataset: Dataset) -> None:
+    if (num_classes, image_shape) != (dataset.num_classes, dataset.image_shape):
+        raise InputError(
+            f"{what} has {num_classes} classes and images {image_shape}, "
+            f"the data has {dataset.num_classes} classes and images {dataset.image_shape}"
+        )
 
 
 def with_stand_ins(experiment: Experiment) -> Experiment:
