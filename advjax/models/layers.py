@@ -123,7 +123,13 @@ def _cured_backward(strides, padding, groups, saved, gradient):
             x.shape[1:3], gradient.shape[1:3], kernel.shape[:2], strides, padding, strict=True
         )
     )
-    x_gradient = _forward(gradient, swapped, (1, 1), pads, groups, dilation=strides)
+    spread, dilation = gradient, strides
+    if min(min(pair) for pair in pads) < 0:
+        # jaxlib 0.10 computes grouped convolutions of negative padding wrongly, so crop beforehand.
+        crop = [(min(low, 0), min(high, 0), stride - 1) for (low, high), stride in zip(pads, strides, strict=True)]
+        spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
+        pads, dilation = tuple((max(low, 0), max(high, 0)) for low, high in pads), (1, 1)
+    x_gradient = _forward(spread, swapped, (1, 1), pads, groups, dilation)
     _, kernel_vjp = jax.vjp(lambda k: _forward(x, k, strides, padding, groups), kernel)
     return x_gradient, kernel_vjp(gradient)[0]
 
