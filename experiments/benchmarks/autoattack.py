@@ -6,8 +6,8 @@
 The weights are the TRADES authors' MNIST network, the images MNIST's `x_test`, `y_test`. The authors' PyTorch code gives
 on the first 250, l_inf 0.3: 92.4 % after APGD-CE, APGD-T and FAB-T and 91.6 % after Square, in 284 s on two cores on
 which one PyTorch forward with input gradient of this network at batch 231 took 70 ms and one forward 36 ms. With the
-extra `torch` installed the same two are timed here before and after, so that the 284 s can be scaled to the machine and
-to what else runs on it: its 1,900 gradients and 5,900 forwards take 1900 G + 5900 F seconds, and the rest is its own.
+extra `torch` installed the same two are timed here before and after the run, so that the 284 s can be scaled to the
+machine and to what else runs on it, in proportion to 1,900 gradients and 5,900 forwards.
 """
 
 from __future__ import annotations

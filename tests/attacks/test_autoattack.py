@@ -77,9 +77,9 @@ def test_the_result_is_what_it_says(whole):
     assert set(whole.forwards[whole.broken_by == "clean"]) == {1}
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 20])
+@pytest.mark.parametrize("batch_size", [1, 7])
 def test_batch_size_changes_nothing(whole, batch_size):
-    rows = slice(0, 12) if batch_size == 1 else slice(None)
+    rows = slice(0, 8) if batch_size == 1 else slice(None)
     assert_same(run(rows, batch_size=batch_size, devices=jax.devices()[:1]), whole, rows)
 
 
@@ -88,9 +88,16 @@ def test_four_devices_change_nothing(whole):
     assert_same(run(batch_size=20), whole)
 
 
+def test_loops_on_the_device_change_nothing(whole, monkeypatch):
+    """What an accelerator does: many iterations in one program, over four devices."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rows = slice(0, 24)
+    assert_same(run(rows, batch_size=24), whole, rows)
+
+
 def test_order_changes_nothing(whole):
     rows = np.random.default_rng(0).permutation(64)[:50]
-    assert_same(run(rows, batch_size=16, devices=jax.devices()[:1]), whole, rows)
+    assert_same(run(rows, batch_size=7, devices=jax.devices()[:1]), whole, rows)
 
 
 def test_another_key_draws_other_noise(whole):
@@ -111,7 +118,7 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, at):
         if name == at:
             raise Killed
 
-    options = {"batch_size": 20, "devices": jax.devices()[:1], "record_path": path}
+    options = {"batch_size": 7, "devices": jax.devices()[:1], "record_path": path}
     with pytest.raises(Killed):
         run(progress=interrupt, **options)
     with open(path, "ab") as file:
@@ -142,7 +149,7 @@ import os, sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, {root!r})
 import tests.attacks.test_autoattack as t
-t.run(batch_size=8, record_path=sys.argv[1], progress=lambda *a: print(*a, flush=True))
+t.run(batch_size=7, devices=t.jax.devices()[:1], record_path=sys.argv[1], progress=lambda *a: print(*a, flush=True))
 """
 
 
@@ -161,7 +168,7 @@ def test_sigkill(whole, tmp_path):
     assert child.returncode == -signal.SIGKILL
     done = len(path.read_text().splitlines())
     assert done > 64
-    assert_same(run(batch_size=8, devices=jax.devices()[:1], record_path=path), whole)
+    assert_same(run(batch_size=7, devices=jax.devices()[:1], record_path=path), whole)
 
 
 def test_a_record_of_something_else_is_refused(tmp_path):
@@ -299,18 +306,18 @@ def keyed_network(x, key):
 
 def test_randomised_network_with_rand():
     stages = (Stage("apgd_ce", APGD("linf", "ce", 5, stop=True)), Stage("apgd_dlr", APGD("linf", "dlr", 5, stop=True)))
-    options = {"norm": "linf", "eps": EPS, "attacks": stages, "draws": 4, "keyed": True, "devices": jax.devices()[:1]}
+    options = {"norm": "linf", "eps": EPS, "attacks": stages, "draws": 3, "keyed": True, "devices": jax.devices()[:1]}
     result = cascade(keyed_network, KEY, X[:24], Y[:24], **options)
     assert "randomised" in result.flags
-    assert set(result.forwards[result.robust]) == {4 * (1 + 6 + 6)}
+    assert set(result.forwards[result.robust]) == {3 * (1 + 6 + 6)}
     rows = np.asarray([9, 3, 17, 20])
     part = cascade(keyed_network, KEY, X[rows], Y[rows], ids=rows, **options)
     np.testing.assert_array_equal(part.broken_by, result.broken_by[rows])
     np.testing.assert_allclose(part.x_adv, result.x_adv[rows], atol=1e-4)
     # what was called broken is broken in most fresh draws
     broken = np.flatnonzero((result.broken_by != "") & (result.broken_by != "clean"))
-    keys = jax.random.split(jax.random.key(9), 50)
-    wrong = np.mean([np.argmax(keyed_network(result.x_adv[broken], k), -1) != Y[broken] for k in keys], 0)
+    logits = jax.vmap(lambda k: keyed_network(result.x_adv[broken], k))(jax.random.split(jax.random.key(9), 50))
+    wrong = np.mean(np.argmax(logits, -1) != Y[broken], 0)
     assert len(broken) and np.mean(wrong > 0.4) > 0.8
 
 
@@ -323,7 +330,7 @@ def test_search_in_bfloat16_counts_only_float32_successes():
     f = jax.tree_util.Partial(apply, variables)
     x = toy.images(48)
     y = np.argmax(f(x), -1).astype(np.int32)
-    options = {**ONE, "attacks": STAGES, "eps": 0.02}
+    options = {**ONE, "attacks": (STAGES[0], STAGES[3]), "eps": 0.02}
     low = cascade(f, KEY, x, y, search_dtype="bfloat16", **options)
     full = cascade(f, KEY, x, y, **options)
     broken = low.broken_by != ""
@@ -340,21 +347,23 @@ def test_epsilon_zero_is_the_clean_accuracy():
     assert result.accuracy == {"clean": 61 / 64, "apgd_ce": 61 / 64} and set(result.forwards) == {1}
 
 
-def test_one_pixel_and_oblong_images():
-    rng = np.random.default_rng(0)
-    for shape in ((1, 1, 1), (3, 8, 1)):
-        d = int(np.prod(shape))
-        f = toy.linear(rng.normal(size=(d, 3)) * 3, rng.normal(size=3) * 0.1)
-        x = toy.images(6, shape=shape)
-        y = np.argmax(f(x), -1).astype(np.int32)
-        stages = [
-            Stage("apgd_ce", APGD("l1", "ce", 10, stop=True)),
-            Stage("fab_t", FAB("l1", steps=4, stop=True), 2),
-            Stage("square", Square("l1", 10)),
-        ]
-        result = cascade(f, KEY, x, y, norm="l1", eps=0.4 * d, attacks=stages, devices=jax.devices()[:1])
-        toy.check_inside(result.x_adv, x, "l1", 0.4 * d)
-        assert result.robust.mean() < 1
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 8, 1)])
+def test_one_pixel_and_oblong_images(shape):
+    d = int(np.prod(shape))
+    weights = np.random.default_rng(0).normal(size=(d, 3)) if d > 1 else [[5.0, -5.0, 0.0]]
+    f = toy.linear(weights, 0.0 if d > 1 else [-2.5, 2.5, -10.0])
+    x = toy.images(6, shape=shape)
+    y = np.argmax(f(x), -1).astype(np.int32)
+    stages = [
+        Stage("square", Square("l1", 10)),
+        Stage("fab_t", FAB("l1", steps=4, stop=True), 2),
+        Stage("apgd_ce", APGD("l1", "ce", 10, stop=True)),
+    ]
+    result = cascade(f, KEY, x, y, norm="l1", eps=0.4 * d, attacks=stages, devices=jax.devices()[:1])
+    toy.check_inside(result.x_adv, x, "l1", 0.4 * d)
+    assert result.robust.mean() < 1
+    if d == 1:
+        np.testing.assert_array_equal(result.robust, np.abs(x.ravel() - 0.5) > 0.4)
 
 
 def nan_network(x):

@@ -26,7 +26,7 @@ def test_distance_to_a_linear_boundary():
 def test_confidence_asks_for_more():
     f, x, y = toy.labelled(4, wrong=0)
     result = cw_l2(f, x, y, steps=60, rounds=4, learning_rate=0.05, first_c=1.0, confidence=0.5)
-    logits = np.asarray(f(result.x_adv))
+    logits = np.array(f(result.x_adv))
     own = logits[np.arange(4), y]
     logits[np.arange(4), y] = -np.inf
     assert np.all((logits.max(-1) - own >= 0.5 - 1e-4)[np.asarray(result.success)])

@@ -44,9 +44,9 @@ def test_a_query_reaches_the_last_row_and_column(norm):
     zeros = np.zeros(n, np.int32)
     eps, ids = np.full(n, EPS[norm], np.float32), np.arange(n, dtype=np.int32)
     e = Example(*map(jnp.asarray, (x, zeros, eps, ids, zeros, zeros)))
-    start = attack.begin(e, KEY).x
+    start = jax.jit(attack.begin)(e, KEY).x
     propose = attack._flip_window if norm == "linf" else attack._move_mass
-    new = propose(start, e, e.keys(KEY), jnp.full(n, 3))
+    new = jax.jit(lambda start: propose(start, e, e.keys(KEY), jnp.full(n, 3)))(start)
     touched = np.any(np.abs(np.asarray(new - start)) > 1e-6, (0, 3))
     assert touched.all()
     windows = np.any(np.abs(np.asarray(new - start)) > 1e-6, 3)
@@ -64,8 +64,10 @@ def test_patterns():
     np.testing.assert_allclose(upper / upper[0, 0], np.asarray([[4, 13, 13, 13, 4], [4, 13, 49, 13, 4]]) / 4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 7, 3), (1, 1, 3), (7, 3, 2)])
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [("l2", (8, 8, 1)), ("l2", (1, 1, 3)), ("l1", (5, 7, 3)), ("l1", (1, 1, 3)), ("linf", (7, 3, 2))],
+)
 def test_any_shape_stays_inside(norm, shape):
     x = toy.images(6, shape=shape)
     d = int(np.prod(shape))
@@ -80,12 +82,13 @@ def test_any_shape_stays_inside(norm, shape):
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_margin_falls_and_examples_are_independent(norm):
-    f, x, y = toy.labelled(8)
+    f, x, y = toy.labelled(8, wrong=0)
     ids = np.arange(8) + 5
-    short = square(f, KEY, x, y, norm=norm, eps=EPS[norm], queries=5000 // 500, ids=ids)
     long = square(f, KEY, x, y, norm=norm, eps=EPS[norm], queries=300, ids=ids)
-    assert np.mean(long.margin) < np.mean(short.margin)
-    assert np.mean(long.success) >= np.mean(short.success)
+    logits = np.array(f(x))
+    own = logits[np.arange(8), y]
+    logits[np.arange(8), y] = -np.inf
+    assert np.all(long.margin <= own - logits.max(-1))
     rows = np.asarray([6, 3])
     part = square(f, KEY, x[rows], y[rows], norm=norm, eps=EPS[norm], queries=300, ids=ids[rows])
     np.testing.assert_allclose(part.margin, long.margin[rows], atol=1e-4)
