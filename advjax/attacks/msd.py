@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from advjax import threat
-from advjax.attacks.loops import repeat
+from advjax.attacks.loops import as_partial, repeat
 
 
 class Budget(NamedTuple):
@@ -99,5 +99,5 @@ def steepest_descent(
     """
     body = SteepestStep(tuple(budgets), gap)
     carry = (start, start, jnp.zeros(len(x)), aux)
-    _, best, _, aux = repeat(body, steps, carry, objective, x, dict(budgets), key)
-    return best, aux
+    _, best, _, aux = repeat(body, steps, carry, as_partial(objective), x, dict(budgets), key)
+    return jax.lax.stop_gradient((best, aux))

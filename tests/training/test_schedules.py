@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from advjax.errors import InputError
-from advjax.training.schedules import learning_rate, sgd
+from advjax.training.schedules import from_config, learning_rate, sgd
 
 
 def by_epoch(schedule, epochs, steps):
@@ -48,6 +48,25 @@ def test_cyclic_cosine_onecycle_constant():
     onecycle = learning_rate("onecycle", 0.2, 10, 10, peak_at=0.3)
     assert max(range(100), key=lambda s: float(onecycle(s))) == 30
     assert float(learning_rate("constant", 0.2, 10, 10)(77)) == pytest.approx(0.2)
+
+
+def test_piecewise_linear_is_the_recipe_of_the_union_of_norms():
+    """0, 0.1, 0.005, 0 at epochs 0, 20, 40, 50."""
+    schedule = learning_rate("piecewise_linear", 0.1, 50, 10, milestones=(0.4, 0.8, 1.0), factor=(1.0, 0.05, 0.0))
+    rates = [float(schedule(10 * epoch)) for epoch in (0, 10, 20, 30, 40, 45, 50)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.0525, 0.005, 0.0025, 0], abs=1e-8)
+
+
+def test_several_updates_in_a_step_share_its_learning_rate():
+    options = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    optimizer, rate = from_config(options, {"name": "cosine"}, epochs=2, steps_per_epoch=2, updates=3)
+    params = jnp.zeros(())
+    state, moved = optimizer.init(params), []
+    for _ in range(6):
+        update, state = optimizer.update(jnp.ones(()), state, params)
+        moved.append(-float(update))
+    assert moved == pytest.approx([float(rate(0))] * 3 + [float(rate(1))] * 3)
+    assert moved[3] < moved[2]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""MAT over a union of norms: what becomes of it without mutual terms, attacks by norm, devices."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from advjax import methods
+from advjax.errors import InputError
+from advjax.methods import PGDAT, MATMutualUnion, MATUnion, TrainingAttack
+from advjax.methods.norms import Radius
+from tests.helpers import Run, distance
+
+L2, L1 = Radius(0.4, 0.2), Radius(1.5, 0.5)
+ATTACK = TrainingAttack(eps=0.1, step_size=0.05, steps=2, start="none")
+
+
+@pytest.fixture(scope="module")
+def run():
+    return Run(MATUnion(ATTACK, l2=L2, l1=L1)).step(3)
+
+
+def test_one_device_equals_four(run):
+    four = Run(run.method, devices=4).step(3)
+    assert distance((run.state.params, run.state.stats), (four.state.params, four.state.stats)) < 2e-6
+    for name, value in run.metrics.items():
+        np.testing.assert_allclose(four.metrics[name], value, rtol=1e-4, err_msg=name)
+    networks = {"generalist", "specialist_l1", "specialist_l2", "specialist_linf"}
+    assert {f"{name}_loss" for name in networks} <= set(run.metrics)
+    assert {f"generalist_{norm}_accuracy" for norm in ("l1", "l2", "linf")} <= set(run.metrics)
+    assert {f"disagreement_{norm}" for norm in ("l1", "l2", "linf")} <= set(run.metrics)
+    assert run.method.evaluated == ("generalist",)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Nobody learns from anybody."""
+    return Run(MATUnion(ATTACK, l2=L2, l1=L1, a=0.0, b=0.0)).step(3)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_specialist_alone_is_adversarial_training_in_its_norm(alone, norm):
+    """With a_S = 0 and a = 0 it forwards nothing but its own examples."""
+    name = f"specialist_{norm}"
+    initial = {"params": alone.initial.params[name], "batch_stats": alone.initial.stats[name]}
+    radius = {"l2": {"eps": 0.4, "step_size": 0.2}, "linf": {}}[norm]
+    attack = dataclasses.replace(ATTACK, norm=norm, **radius)
+    at = Run(PGDAT(attack, clean_statistics=False), given={"model": initial}).step(3)
+    assert distance(alone.state.params[name], at.state.params["model"]) < 1e-6
+    assert distance(alone.state.stats[name], at.state.stats["model"]) < 1e-6
+
+
+def test_mutual_peers_attack_in_their_own_norms():
+    method = methods.create("mat_mutual_union", attack=ATTACK, l2={"eps": 0.4, "step_size": 0.2}, a=0.0, b=0.0)
+    assert method.trained == method.evaluated == ("peer_l1", "peer_l2", "peer_linf")
+    assert {name: method.attack_of(name).norm for name in method.trained} == {
+        "peer_l1": "l1",
+        "peer_l2": "l2",
+        "peer_linf": "linf",
+    }
+    assert (method.attack_of("peer_l2").eps, method.attack_of("peer_l1").eps) == (0.4, 12.0)
+    assert MATMutualUnion(ATTACK).mutual
+    with pytest.raises(InputError, match=r"method\.peers must be 3"):
+        MATMutualUnion(ATTACK, peers=2)
+
+
+def test_bad_fields():
+    with pytest.raises(InputError, match=r"method\.a_specialist must be at least 0"):
+        MATUnion(ATTACK, a_specialist=-1.0)
+    with pytest.raises(InputError, match=r"attack\.norm must be linf"):
+        MATUnion(dataclasses.replace(ATTACK, norm="l2"))
