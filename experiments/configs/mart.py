@@ -5,7 +5,7 @@
 
 ResNet-18: beta (lambda in the paper) 5, 120 epochs, SGD 0.01, weight decay 3.5e-3. `cifar10-wrn_34_10`: beta 6, 90
 epochs, SGD 0.1, weight decay 7e-4. Both x0.1 from epochs 75, 90 and 100 on (counted from 1), eps 0.031, step 0.007,
-start x + 0.001 N(0, I).
+start x + 0.001 N(0, I). `digits` takes the other configs' learning rate and decay, 0.1 and 5e-4.
 """
 
 from experiments.configs import common
@@ -27,6 +27,8 @@ def get_config(variant="cifar10"):
 
 def _digits(config):
     config = common.digits(config)
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 5e-4
     config.schedule.milestones = (0.5, 0.75)
     return config
 
