@@ -35,6 +35,7 @@ def test_one_peer_is_adversarial_training_bit_for_bit(at):
     assert distance(mat.state.params["peer0"], at.state.params["model"]) == 0.0
     assert distance(mat.state.stats["peer0"], at.state.stats["model"]) == 0.0
     assert distance(mat.state.opt_state["peer0"], at.state.opt_state["model"]) == 0.0
+    assert mat.metrics["loss"] == at.metrics["loss"]  # of which the clip hides the size
 
 
 def test_without_mutual_terms_peers_are_independent_adversarial_trainings(at):
