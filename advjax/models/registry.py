@@ -89,7 +89,7 @@ def create(name: str, num_classes: int, **chosen: Any) -> Network:
             raise unknown(f"option of network {name}", option, known)
     if num_classes < 1:
         raise InputError(f"num_classes must be at least 1, not {num_classes}")
-    merged = {key: _plain(key, value) for key, value in {**known, **chosen}.items()}
+    merged = {key: _plain(key, value, known[key]) for key, value in {**known, **chosen}.items()}
     return _NETWORKS[name][0](num_classes=int(num_classes), **merged)
 
 
@@ -115,22 +115,40 @@ def describe(module: Network) -> tuple[str, dict[str, Any]]:
     return min(found, key=lambda item: len(item[1]))
 
 
-def _plain(option: str, value: Any) -> Any:
+def _plain(option: str, value: Any, default: Any) -> Any:
     # A hashable value of one spelling, so that equal networks are equal modules.
     if option == "dtype":
-        try:
-            dtype = jnp.dtype(value)
-        except TypeError:
-            raise InputError(f"dtype {value!r} is none; use float32, bfloat16 or float16") from None
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise InputError(f"dtype must be a floating-point type such as float32 or bfloat16, not {dtype.name}")
-        return dtype.name
-    if option in ("mean", "std") and value is not None:
-        value = tuple(float(v) for v in value)
+        return _dtype(value)
+    if option in ("mean", "std"):
+        if value is None:
+            return None
+        if not isinstance(value, (tuple, list)) or not all(isinstance(v, (int, float)) for v in value):
+            raise InputError(f"{option} must be one number per channel, not {value!r}")
         if option == "std" and min(value, default=1.0) <= 0:
-            raise InputError(f"std must be positive in every channel, not {value}")
-        return value
-    return tuple(value) if isinstance(value, (list, tuple)) else value
+            raise InputError(f"std must be positive in every channel, not {value!r}")
+        return tuple(map(float, value))
+    if isinstance(default, tuple):
+        if not isinstance(value, (tuple, list)) or not all(isinstance(v, int) and v >= 0 for v in value):
+            raise InputError(f"{option} must be whole numbers such as {default}, not {value!r}")
+        return tuple(value)
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+        raise InputError(
+            f"{option} must be a value of type {type(default).__name__} such as {default!r}, not {value!r}"
+        )
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0 and option != "dropout":
+        raise InputError(f"{option} must be positive, not {value!r}")
+    return type(default)(value)
+
+
+def _dtype(value: Any) -> str:
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise InputError(f"dtype {value!r} is none; use float32, bfloat16 or float16") from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(f"dtype must be a floating-point type such as float32 or bfloat16, not {dtype.name}")
+    return dtype.name
 
 
 def init(module: nn.Module, key: jax.Array, input_shape: tuple[int, int, int]) -> dict[str, Any]:

@@ -76,6 +76,17 @@ def test_shapes_and_dtypes_of_every_network(name, dtype):
     assert used == {dtype}, f"convolutions computed in {used}"
 
 
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet18", "wrn_22_6_swish", "mobilenet_v2", "small_cnn"])
+def test_no_activation_changes_its_layout(name):
+    """NHWC throughout: what forward and input gradient transpose are kernels, never anything of the batch's size."""
+    module, batch = models.create(name, 10), 37
+    variables = models.variable_shapes(module, image_shape(name))
+    x = jax.ShapeDtypeStruct((batch, *image_shape(name)), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda x, v: module.apply(v, x).sum())).lower(x, variables).as_text()
+    transposed = [line for line in gradient.splitlines() if "stablehlo.transpose" in line]
+    assert transposed and not [line for line in transposed if f"tensor<{batch}x" in line]
+
+
 def _convolutions(jaxpr):
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "conv_general_dilated":
@@ -108,6 +119,13 @@ def test_equal_arguments_make_equal_modules():
         ("resnet18", 10, {"dtype": "bfloat17"}, "bfloat17"),
         ("resnet18", 10, {"dtype": "int32"}, "int32"),
         ("resnet18", 10, {"std": (0.0, 1.0, 1.0)}, "std"),
+        ("resnet18", 10, {"mean": 0.5}, "mean"),
+        ("resnet18", 10, {"width": "wide"}, "width"),
+        ("resnet18", 10, {"width": 1.5}, "width"),
+        ("resnet18", 10, {"width": -1}, "width"),
+        ("resnet18", 10, {"bottleneck": 1}, "bottleneck"),
+        ("resnet18", 10, {"blocks": 2}, "blocks"),
+        ("mobilenet_v2", 10, {"width": True}, "width"),
     ],
 )
 def test_bad_arguments_get_one_line(name, classes, options, message):
