@@ -35,8 +35,7 @@ class Record:
     def __init__(self, path: str | os.PathLike | None, config: Mapping[str, Any], image_shape: tuple[int, ...]):
         self.entries: dict[tuple[int, str, int], dict[str, Any]] = {}
         self.image_shape = image_shape
-        self._lines: BinaryIO | None = None
-        self._images: BinaryIO | None = None
+        self._files: tuple[BinaryIO, BinaryIO] | None = None
         self._rows = 0
         if path is None:
             return
@@ -57,8 +56,8 @@ class Record:
         if stored < self._rows * self._image_bytes:
             raise InputError(f"{images} lacks images that {path} names: delete both to start again")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lines = _open_at(path, sum(len(line) + 1 for line in lines))
-        self._images = _open_at(images, self._rows * self._image_bytes)
+        ends = sum(len(line) + 1 for line in lines), self._rows * self._image_bytes
+        self._files = _open_at(path, ends[0]), _open_at(images, ends[1])
         if not lines:
             self._write([{"format": FORMAT, "config": config}])
 
@@ -68,34 +67,36 @@ class Record:
 
     def image(self, entry: Mapping[str, Any]) -> np.ndarray:
         """The adversarial image of an entry that was in the record when it was opened."""
-        self._images.seek(entry["row"] * self._image_bytes)
-        image = np.frombuffer(self._images.read(self._image_bytes), "<f4").reshape(self.image_shape)
-        self._images.seek(0, os.SEEK_END)
+        assert self._files is not None
+        images = self._files[1]
+        images.seek(entry["row"] * self._image_bytes)
+        image = np.frombuffer(images.read(self._image_bytes), "<f4").reshape(self.image_shape)
+        images.seek(0, os.SEEK_END)
         return image
 
     def add(self, entries: Iterable[tuple[dict[str, Any], np.ndarray | None]]) -> None:
         """Appends entries, each with its adversarial image or None."""
-        if self._lines is None:
+        if self._files is None:
             return
         lines = []
         for entry, image in entries:
             if image is not None:
-                self._images.write(np.ascontiguousarray(image, "<f4").tobytes())
+                self._files[1].write(np.ascontiguousarray(image, "<f4").tobytes())
                 entry = {**entry, "row": self._rows}
                 self._rows += 1
             lines.append(entry)
-        self._images.flush()
+        self._files[1].flush()
         self._write(lines)
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
-        self._lines.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._lines.flush()
+        assert self._files is not None
+        self._files[0].write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._files[0].flush()
 
     def close(self) -> None:
         """Closes the files."""
-        for file in (self._lines, self._images):
-            if file is not None:
-                file.close()
+        for file in self._files or ():
+            file.close()
 
 
 def _open_at(path: pathlib.Path, size: int) -> BinaryIO:
