@@ -116,8 +116,8 @@ class BMTARD(Method):
 
         state = context.state._replace(shared=Balance(temperatures, weights, first, old.step + 1))
         metrics = accuracy(context, clean=z_nat, robust=z_adv)
-        for name, pair in (("loss", current), ("tau", tau), ("entropy", entropies), ("weight", weights)):
-            metrics |= {f"{name}_{kind}": context.metric(pair[k]) for k, kind in enumerate(("adv", "nat"))}
+        for name, pair in (("loss", current), ("temperature", tau), ("entropy", entropies), ("weight", weights)):
+            metrics |= {f"{kind}_{name}": context.metric(pair[k]) for k, kind in enumerate(("adv", "nat"))}
         return jnp.sum(weights * values), Aux({"student": student.stats}, state, metrics)
 
     def _distance(self, context, teacher, temperature, logits):

@@ -12,7 +12,9 @@ from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Aux, Method
 
 
-def check_coefficients(method: Method, *, shares: tuple[str, ...], weights: tuple[str, ...]) -> None:
+def check_coefficients(
+    method: Method, temperature: float, *, shares: tuple[str, ...], weights: tuple[str, ...]
+) -> None:
     """Raises `InputError` unless shares lie in [0, 1], weights are at least 0 and the temperature is above 0."""
     for field in shares:
         if not 0 <= getattr(method, field) <= 1:
@@ -20,8 +22,8 @@ def check_coefficients(method: Method, *, shares: tuple[str, ...], weights: tupl
     for field in weights:
         if not getattr(method, field) >= 0:
             raise InputError(f"method.{field} must be at least 0, it is {getattr(method, field)}")
-    if not method.temperature > 0:
-        raise InputError(f"method.temperature must be above 0, it is {method.temperature}")
+    if not temperature > 0:
+        raise InputError(f"method.temperature must be above 0, it is {temperature}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ class MAT(Method):
     def __post_init__(self):
         if self.peers < 1:
             raise InputError(f"method.peers must be at least 1, it is {self.peers}")
-        check_coefficients(self, shares=("a", "c"), weights=("b",))
+        check_coefficients(self, self.temperature, shares=("a", "c"), weights=("b",))
 
     @property
     def trained(self):
@@ -121,7 +123,7 @@ class MAT(Method):
         if self.mutual:
             # Accuracy of peer k on what fools peer j: high where adversarial examples do not transfer.
             cross = {(k, j): losses.correct(z[k][j], y) for k in learners for j in self.trained if j != k}
-            metrics |= {f"{k}_accuracy_on_{j}": context.metric(value) for (k, j), value in cross.items()}
+            metrics |= {f"{k}_on_{j}_accuracy": context.metric(value) for (k, j), value in cross.items()}
             metrics["transfer_accuracy"] = context.metric(sum(cross.values()) / len(cross))
             differ = [distill.disagreement([z[k][j] for k in self.trained]) for j in self.trained]
             metrics["disagreement"] = context.metric(sum(differ) / len(differ))

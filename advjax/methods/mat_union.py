@@ -12,7 +12,7 @@ from advjax.errors import InputError
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Aux, Method
 from advjax.methods.mat import MAT, check_coefficients
-from advjax.methods.norms import NORMS, Radius, as_radius, per_norm
+from advjax.methods.norms import NORMS, Radius, per_norm, settle_radii
 
 L2, L1 = Radius(0.5, 0.125), Radius(12.0, 2.0)
 
@@ -59,10 +59,8 @@ class MATUnion(Method):
     temperature: float = 1.0
 
     def __post_init__(self):
-        object.__setattr__(self, "l2", as_radius(self.l2, "method.l2"))
-        object.__setattr__(self, "l1", as_radius(self.l1, "method.l1"))
-        per_norm(self.attack, self.l2, self.l1)
-        check_coefficients(self, shares=("a", "c"), weights=("b", "a_specialist"))
+        settle_radii(self)
+        check_coefficients(self, self.temperature, shares=("a", "c"), weights=("b", "a_specialist"))
 
     @property
     def trained(self):
@@ -103,7 +101,7 @@ class MATUnion(Method):
                 return own
             return (1 - share) * own + share * distill.peer_distillation(z[learner][pair], [z[teacher][pair]], t)
 
-        terms, general = {}, 0.0
+        terms, general = {}, jnp.zeros(len(y))
         for p in NORMS:
             s, on_g, on_s = specialist(p), ("generalist", p), (specialist(p), p)
             terms[s] = losses.cross_entropy(z[s][on_s], y)
@@ -126,10 +124,10 @@ class MATUnion(Method):
             metrics[f"{s}_accuracy"] = context.metric(losses.correct(z[s][s, p], y))
             for name, pair in (("generalist", (s, p)), (s, ("generalist", p))):
                 if pair in z[name]:
-                    metrics[f"{name}_accuracy_on_{pair[0]}_{p}"] = context.metric(losses.correct(z[name][pair], y))
+                    metrics[f"{name}_on_{pair[0]}_accuracy"] = context.metric(losses.correct(z[name][pair], y))
             if ("generalist", p) in z[s]:
                 differ = distill.disagreement([z["generalist"]["generalist", p], z[s]["generalist", p]])
-                metrics[f"disagreement_{p}"] = context.metric(differ)
+                metrics[f"{p}_disagreement"] = context.metric(differ)
         return metrics
 
 
@@ -152,9 +150,7 @@ class MATMutualUnion(MAT):
         super().__post_init__()
         if self.peers != len(NORMS):
             raise InputError(f"method.peers must be {len(NORMS)}, one per norm, it is {self.peers}")
-        object.__setattr__(self, "l2", as_radius(self.l2, "method.l2"))
-        object.__setattr__(self, "l1", as_radius(self.l1, "method.l1"))
-        per_norm(self.attack, self.l2, self.l1)
+        settle_radii(self)
 
     @property
     def trained(self):

@@ -53,6 +53,13 @@ def as_radius(value: Radius | Mapping[str, Any], field: str) -> Radius:
     return radius
 
 
+def settle_radii(method: Any) -> None:
+    """For `__post_init__` of a method with the fields `attack`, `l2` and `l1`: makes the last two radii, checks all."""
+    for field in ("l2", "l1"):
+        object.__setattr__(method, field, as_radius(getattr(method, field), f"method.{field}"))
+    per_norm(method.attack, method.l2, method.l1)
+
+
 def per_norm(attack: TrainingAttack, l2: Radius, l1: Radius) -> dict[str, TrainingAttack]:
     """The attacks of the three norms in the order of `NORMS`; `attack` is the one of l_inf.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from advjax import losses
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Aux, Context, Method, accuracy
-from advjax.methods.norms import NORMS, Radius, as_radius, per_norm, steepest_examples
+from advjax.methods.norms import NORMS, Radius, per_norm, settle_radii, steepest_examples
 
 # The authors train with an l_2 radius of 0.3 and test at 0.5.
 L2, L1 = Radius(0.3, 0.05, 50), Radius(12.0, 1.0, 50)
@@ -69,9 +69,7 @@ class MSD(Method):
     l1: Radius = L1
 
     def __post_init__(self):
-        object.__setattr__(self, "l2", as_radius(self.l2, "method.l2"))
-        object.__setattr__(self, "l1", as_radius(self.l1, "method.l1"))
-        per_norm(self.attack, self.l2, self.l1)
+        settle_radii(self)
 
     @property
     def attacks(self) -> dict[str, TrainingAttack]:
@@ -155,7 +153,7 @@ class AVG(MAX):
 
     def loss(self, context, crafted, key):
         made, stats = crafted
-        total, metrics = 0.0, {}
+        total, metrics = jnp.zeros(()), {}
         for norm, x_adv in zip(NORMS if self.mean else NORMS[context.round :], made, strict=False):
             loss, aux = _fit(context, x_adv, stats)
             total, stats = total + loss / len(made), aux.stats["model"]

@@ -165,7 +165,7 @@ def network_options(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def create_network(options: Mapping[str, Any], num_classes: int, precision: str) -> nn.Module:
     """The network that `config.network` describes; an option left at 0 or () is the network's own default."""
-    unset = (0, (), [], None, "")
+    unset: tuple[Any, ...] = (0, (), [], None, "")
     chosen = {key: value for key, value in options.items() if isinstance(value, bool) or value not in unset}
     return models.create(chosen.pop("name"), num_classes, dtype=precision, **chosen)
 

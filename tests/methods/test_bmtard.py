@@ -54,10 +54,10 @@ def test_mtard_is_bmtard_with_both_temperatures_held_at_1(three_steps):
 def test_temperatures_move_by_the_sign_of_the_entropies_and_stay_in_their_range(three_steps):
     states, metrics = three_steps
     for before, after, seen in zip(states, states[1:], metrics[1:], strict=False):
-        tau, sign = before.method.shared.temperatures, np.sign(seen["entropy_adv"] - seen["entropy_nat"])
+        tau, sign = before.method.shared.temperatures, np.sign(seen["adv_entropy"] - seen["nat_entropy"])
         expected = np.clip(tau - 0.05 * sign * np.asarray([1, -1]), 1, 10)
         np.testing.assert_allclose(after.method.shared.temperatures, expected, rtol=1e-6)
-        np.testing.assert_allclose([seen["tau_adv"], seen["tau_nat"]], tau, rtol=1e-6)
+        np.testing.assert_allclose([seen["adv_temperature"], seen["nat_temperature"]], tau, rtol=1e-6)
     assert states[3].method.shared.temperatures.max() > 1.1
 
 
@@ -67,7 +67,7 @@ def test_the_weights_that_are_kept_are_those_of_the_loss(three_steps):
     weights = np.asarray([0.5, 0.5])
     for state, seen in zip(states[1:], metrics[1:], strict=True):
         np.testing.assert_array_equal(state.method.shared.first, first)
-        values = np.asarray([seen["loss_adv"], seen["loss_nat"]])
+        values = np.asarray([seen["adv_loss"], seen["nat_loss"]])
         share = values / first / np.sum(values / first)
         weights = 0.975 * weights + 0.025 * share
         np.testing.assert_allclose(state.method.shared.weights, weights, rtol=1e-5)
@@ -91,7 +91,7 @@ def test_a_step_by_hand():
         q = np.asarray(jax.nn.softmax(teacher(name, image)), np.float64)
         p = np.asarray(jax.nn.softmax(student(trainer, image)), np.float64)
         values.append(10.0 * np.sum(q * (np.log(q + 1e-5) - np.log(p))) / (8 * CLASSES))
-    np.testing.assert_allclose([trainer.metrics["loss_adv"], trainer.metrics["loss_nat"]], values, rtol=1e-5)
+    np.testing.assert_allclose([trainer.metrics["adv_loss"], trainer.metrics["nat_loss"]], values, rtol=1e-5)
     np.testing.assert_allclose(trainer.metrics["loss"], 0.5 * sum(values), rtol=1e-5)
 
 

@@ -60,10 +60,10 @@ def test_what_is_reported(joint):
     peers = ["peer0", "peer1"]
     expected = {"loss", "robust_accuracy", "disagreement", "transfer_accuracy"}
     expected |= {f"{k}_loss" for k in peers} | {f"{k}_robust_accuracy" for k in peers}
-    expected |= {f"{k}_accuracy_on_{j}" for k in peers for j in peers if j != k}
+    expected |= {f"{k}_on_{j}_accuracy" for k in peers for j in peers if j != k}
     assert set(joint.metrics) == expected
     np.testing.assert_allclose(joint.metrics["loss"], sum(joint.metrics[f"{k}_loss"] for k in peers), rtol=1e-5)
-    cross = [joint.metrics[f"{k}_accuracy_on_{j}"] for k in peers for j in peers if j != k]
+    cross = [joint.metrics[f"{k}_on_{j}_accuracy"] for k in peers for j in peers if j != k]
     np.testing.assert_allclose(joint.metrics["transfer_accuracy"], np.mean(cross), rtol=1e-5)
 
 

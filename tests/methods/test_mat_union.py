@@ -28,7 +28,7 @@ def test_one_device_equals_four(run):
     networks = {"generalist", "specialist_l1", "specialist_l2", "specialist_linf"}
     assert {f"{name}_loss" for name in networks} <= set(run.metrics)
     assert {f"generalist_{norm}_accuracy" for norm in ("l1", "l2", "linf")} <= set(run.metrics)
-    assert {f"disagreement_{norm}" for norm in ("l1", "l2", "linf")} <= set(run.metrics)
+    assert {f"{norm}_disagreement" for norm in ("l1", "l2", "linf")} <= set(run.metrics)
     assert run.method.evaluated == ("generalist",)
 
 
