@@ -210,21 +210,24 @@ def cascade(
     Raises:
         InputError: as in `autoattack`.
     """
-    x, y = np.asarray(x), np.asarray(y)
-    logits_fn, norm, num_classes = prepare(logits_fn, x, y, norm, eps, keyed=keyed)
+    images, labels = np.asarray(x), np.asarray(y)
+    logits_fn, norm, num_classes = prepare(logits_fn, images, labels, norm, eps, keyed=keyed)
     stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, it is {batch_size}")
     if np.ndim(eps):
         raise InputError("eps must be one number for all images")
-    ids = np.asarray(default_ids(ids, len(x)))
-    if len(np.unique(ids)) < len(ids):
+    example_ids = np.asarray(default_ids(ids, len(images)))
+    if len(np.unique(example_ids)) < len(images):
         raise InputError("ids must differ from each other")
     place = Devices(devices)
     run = _Cascade(
         place.replicate(Oracle(logits_fn, keyed, draws, search_dtype)),
         place.replicate(key),
-        Images(x.astype(np.float32), y.astype(np.int32), ids, np.zeros((len(x), 0), np.int32), float(eps)),
+        Images(
+            images.astype(np.float32), labels.astype(np.int32), example_ids,
+            np.zeros((len(images), 0), np.int32), float(eps),
+        ),
         stages, num_classes, batch_size, place, progress or (lambda *_: None),
     )  # fmt: skip
     config = {
@@ -232,7 +235,7 @@ def cascade(
         "classes": num_classes, "draws": draws, "keyed": keyed, "search_dtype": search_dtype,
         "key": np.asarray(jax.random.key_data(key)).tolist(), "network": network_hash,
     }  # fmt: skip
-    record = Record(record_path, config, x.shape[1:])
+    record = Record(record_path, config, images.shape[1:])
     try:
         run.clean(record)
         if eps > 0:

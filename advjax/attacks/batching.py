@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -62,7 +62,7 @@ def run_alone(attack: Attack, logits_fn, key, x, y, eps, ids, target=None, trial
 class OverDevices:
     """A loop body whose batch is spread over the devices of a mesh; each device runs the program of its share."""
 
-    body: Hashable
+    body: Callable[..., Any]
     mesh: Mesh
 
     def __call__(self, i, state, e, oracle, key):
@@ -103,7 +103,7 @@ class Devices:
         sizes = {-(-top // (n * 2**level)) * n for level in range(4)}
         return sorted((size for size in sizes if size >= min(top, 8)), reverse=True)
 
-    def body(self, attack: Hashable) -> Hashable:
+    def body(self, attack: Callable[..., Any]) -> Callable[..., Any]:
         """`attack`, spread over the devices if there are several."""
         return OverDevices(attack, self.mesh) if len(self.devices) > 1 else attack
 
@@ -187,7 +187,7 @@ class _Batch:
                 success=bool(success[row]),
                 ticks=int(self.ticks[row]),
                 zero_gradient=bool(zero[row]),
-                x_adv=found[row] if success[row] else None,
+                x_adv=found[row] if found is not None and success[row] else None,
             )
             for row in rows
         ]
@@ -227,7 +227,7 @@ def run_all(
     batch = _Batch(attack, oracle, key, images, devices)
     while queue or batch.running.any():
         free = size - int(batch.running.sum())
-        fresh = []
+        fresh: list[tuple[int, int]] = []
         # Loading costs a copy of the whole state, so a few free rows wait for more.
         if free == size or free >= max(size // 8, 1):
             while queue and len(fresh) < free:

@@ -164,8 +164,8 @@ class FAB:
         move, move_clean = (move_to_hyperplane(point, w, b, self.norm) for point in (here, clean))
         length, length_clean = (jnp.maximum(threat.norm(m, self.norm), 1e-8) for m in (move, move_clean))
         alpha = jnp.minimum(length / (length + length_clean), self.alpha_max)[:, None]
-        new = (1.0 - alpha) * (here + self.overshoot * move) + alpha * (clean + self.overshoot * move_clean)
-        x = jnp.clip(new, 0.0, 1.0).reshape(e.x.shape)
+        moved = (1.0 - alpha) * (here + self.overshoot * move) + alpha * (clean + self.overshoot * move_clean)
+        x = jnp.clip(moved, 0.0, 1.0).reshape(e.x.shape)
 
         _, wrong = oracle.value("margin", x, e, fold(keys, oracle.draws + 1))
         distance = threat.norm(x - e.x, self.norm)

@@ -49,7 +49,8 @@ def _rings(height: int, width: int, norm: str) -> np.ndarray:
     rows, columns = np.abs(np.arange(height) - height // 2), np.abs(np.arange(width) - width // 2)
     distance = np.maximum(rows[:, None], columns[None, :])
     power = 2 if norm == "l2" else 4
-    rings = sum((distance <= j) / (j + 1.0) ** power for j in range(max(height, width) // 2 + 1))
+    reach = np.arange(max(height, width) // 2 + 1)[:, None, None]
+    rings = np.sum((distance <= reach) / (reach + 1.0) ** power, 0)
     return rings / _length(rings, norm)
 
 
