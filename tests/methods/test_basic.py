@@ -13,6 +13,7 @@ from advjax.data import epoch_order
 from advjax.errors import InputError
 from advjax.methods import FGSMRS, PGDAT, TRADES, Natural, TrainingAttack
 from tests.helpers import SHAPE, Run, ToyNet, distance, toy_data
+from tests.methods.by_hand import Inverted, first_batch, first_layer_mean
 
 ATTACK = TrainingAttack(eps=0.1, step_size=0.05, steps=3)
 NO_ATTACK = TrainingAttack(eps=0.1, steps=0, start="none")
@@ -100,19 +101,6 @@ def test_trades_loss_by_hand():
     np.testing.assert_allclose(run.metrics["loss"], natural + 6 * kl, rtol=1e-5)
 
 
-def first_batch(run):
-    """The clean images of step 0."""
-    data = run.data
-    index, _ = epoch_order(0, 0, len(data.label), run.batch_size)
-    return jnp.asarray(data.image[index[0]] / 255.0, jnp.float32)
-
-
-def first_layer_mean(params, x):
-    collections = ["intermediates", "batch_stats"]
-    _, state = ToyNet().apply({"params": params}, x, train=True, capture_intermediates=True, mutable=collections)
-    return jnp.mean(state["intermediates"]["Conv_0"]["__call__"][0], (0, 1, 2))
-
-
 @pytest.mark.parametrize(
     ("method", "moved"),
     [(Natural(), 0.1), (TRADES(NO_ATTACK), 0.271), (PGDAT(NO_ATTACK), 0.19), (FGSMRS(NO_ATTACK), 0.1)],
@@ -123,16 +111,6 @@ def test_number_of_forwards_that_move_the_statistics(method, moved):
     x = first_batch(run)
     expected = moved * first_layer_mean(run.initial.params["model"], x)
     np.testing.assert_allclose(run.state.stats["model"]["BatchNorm_0"]["mean"], expected, rtol=1e-4, atol=1e-7)
-
-
-@dataclasses.dataclass(frozen=True)
-class Inverted:
-    """An attack that is easy to follow by hand: x' = 1 - x."""
-
-    statistics: str = "running"
-
-    def __call__(self, context, key, net, target, objective="ce"):
-        return 1.0 - context.batch.image, net
 
 
 @pytest.mark.parametrize(
