@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,12 @@ def is_traced(*trees: Any) -> bool:
 
 
 @partial(jax.jit, static_argnums=0)
-def _on_device(body: Hashable, steps: jax.Array, carry: Any, args: tuple) -> Any:
+def _on_device(body: Callable[..., Any], steps: int, carry: Any, args: tuple) -> Any:
     return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
 
 
 @partial(jax.jit, static_argnums=0)
-def _one_step(body: Hashable, i: jax.Array, carry: Any, args: tuple) -> Any:
+def _one_step(body: Callable[..., Any], i: int, carry: Any, args: tuple) -> Any:
     return body(i, carry, *args)
 
 
