@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ class Evaluation:
 
     def __call__(self, variables: Any, x: jax.Array) -> jax.Array:
         """Logits [B, K] of images `x` [B, H, W, C]; nothing is updated."""
-        return self.module.apply(variables, x, train=False)
+        return cast(jax.Array, self.module.apply(variables, x, train=False))
 
 
 def logits_fn(module: nn.Module, variables: Any) -> Partial:

@@ -33,13 +33,16 @@ class BasicBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    def __init__(self, count, inputs, width, stride, padding, activation):
+    """Blocks in a sequence that is called `name`."""
+
+    def __init__(self, name, block, count, inputs, width, stride, *options):
         super().__init__()
         sizes = [(inputs, stride)] + [(width, 1)] * (count - 1)
-        self.layer = nn.Sequential(*(BasicBlock(i, width, s, padding, activation) for i, s in sizes))
+        self.name = name
+        setattr(self, name, nn.Sequential(*(block(i, width, s, *options) for i, s in sizes)))
 
     def forward(self, x):
-        return self.layer(x)
+        return getattr(self, self.name)(x)
 
 
 class WideResNet(Network):
@@ -59,12 +62,16 @@ class WideResNet(Network):
         super().__init__(**normalisation)
         count, self.activation = (depth - 4) // 6, ACTIVATIONS[activation]
         options = (stride_padding, self.activation)
+
+        def stage(inputs, outputs, stride):
+            return Stage("layer", BasicBlock, count, inputs, outputs, stride, *options)
+
         self.conv1 = conv(channels, 16)
-        self.block1 = Stage(count, 16, 16 * width, 1, *options)
+        self.block1 = stage(16, 16 * width, 1)
         if sub_block1:  # never used, but TRADES' files have it
-            self.sub_block1 = Stage(count, 16, 16 * width, 1, *options)
-        self.block2 = Stage(count, 16 * width, 32 * width, 2, *options)
-        self.block3 = Stage(count, 32 * width, 64 * width, 2, *options)
+            self.sub_block1 = stage(16, 16 * width, 1)
+        self.block2 = stage(16 * width, 32 * width, 2)
+        self.block3 = stage(32 * width, 64 * width, 2)
         self.bn1, self.fc = nn.BatchNorm2d(64 * width), nn.Linear(64 * width, num_classes)
 
     def forward(self, x):
@@ -88,16 +95,6 @@ class DeepMindBlock(nn.Module):
         return self.conv_1(self.activation(self.batchnorm_1(self.conv_0(y)))) + x
 
 
-class DeepMindStage(nn.Module):
-    def __init__(self, count, inputs, width, stride, padding, activation):
-        super().__init__()
-        sizes = [(inputs, stride)] + [(width, 1)] * (count - 1)
-        self.block = nn.Sequential(*(DeepMindBlock(i, width, s, padding, activation) for i, s in sizes))
-
-    def forward(self, x):
-        return self.block(x)
-
-
 class DeepMindWideResNet(Network):
     """With DeepMind's names of tensors."""
 
@@ -115,7 +112,8 @@ class DeepMindWideResNet(Network):
         count, self.activation = (depth - 4) // 6, ACTIVATIONS[activation]
         sizes = [(16, 16 * width, 1), (16 * width, 32 * width, 2), (32 * width, 64 * width, 2)]
         self.init_conv = conv(channels, 16)
-        self.layer = nn.Sequential(*(DeepMindStage(count, *s, stride_padding, self.activation) for s in sizes))
+        options = (stride_padding, self.activation)
+        self.layer = nn.Sequential(*(Stage("block", DeepMindBlock, count, *s, *options) for s in sizes))
         self.batchnorm, self.logits = nn.BatchNorm2d(64 * width), nn.Linear(64 * width, num_classes)
 
     def forward(self, x):
