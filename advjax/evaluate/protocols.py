@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from advjax import threat
-from advjax.attacks import pgd
+from advjax.attacks.pgd import pgd
 from advjax.errors import unknown
 from advjax.numbers import Number, number
 

@@ -28,7 +28,7 @@ class Data(NamedTuple):
 class Order(NamedTuple):
     """The batches of one epoch (`advjax.data.epoch_order`): row numbers and weights, both [steps, batch_size]."""
 
-    index: jax.Array
+    rows: jax.Array
     weight: jax.Array
 
 
@@ -107,11 +107,11 @@ def make_step(
         return _new_state(state, context, opt_state), metrics
 
     def _context(state, frozen, data, order, key) -> Context:
-        steps, size = order.index.shape
+        steps, size = order.rows.shape
         share = size // config.devices
         row = state.step % steps
         first = jax.lax.axis_index(parallel.AXIS) * share
-        index = jax.lax.dynamic_slice(order.index, (row, first), (1, share))[0]
+        index = jax.lax.dynamic_slice(order.rows, (row, first), (1, share))[0]
         weight = jax.lax.dynamic_slice(order.weight, (row, first), (1, share))[0]
         image = augment(jax.random.fold_in(key, 0), data.image[index], index, config.augment)
         mode = TrainMode(weight, parallel.AXIS if config.batch_norm == "global" else None)

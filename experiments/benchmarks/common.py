@@ -46,7 +46,8 @@ def measure(forms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, d
 
     The alternatives take turns, so that a machine that slows down slows them all.
     """
-    first, times = {}, {name: [] for name in forms}
+    first: dict[str, float] = {}
+    times: dict[str, list[float]] = {name: [] for name in forms}
     for name, form in forms.items():
         started = time.perf_counter()
         jax.block_until_ready(form())
