@@ -11,7 +11,7 @@ import flax.linen as nn
 
 from advjax.data import Split
 from advjax.errors import InputError, unknown
-from advjax.evaluate import params_sha256, warnings, write, write_atomically
+from advjax.evaluate import mean_over_networks, params_sha256, warnings, write, write_atomically
 from advjax.evaluate.score import Subject, Surrogate, score
 from advjax.models import logits_fn
 from advjax.training.checkpoints import Checkpoints
@@ -185,6 +185,7 @@ def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display
         "networks": networks,
         **({"teachers": known} if known else {}),
         "results": results,
+        **({"mean": mean_over_networks(results)} if experiment.method.interchangeable else {}),
         "warnings": warnings(results) + teachers.doubts(known, experiment.dataset.num_classes),
     }
     for warning in report["warnings"]:

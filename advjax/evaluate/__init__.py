@@ -1,7 +1,15 @@
 """Evaluation: protocols, one outcome per example, reports."""
 
 from advjax.evaluate.protocols import PROTOCOLS, Attack, clean, pgd_attack, pgd_steps, protocol
-from advjax.evaluate.report import markdown, params_sha256, result_row, warnings, write, write_atomically
+from advjax.evaluate.report import (
+    markdown,
+    mean_over_networks,
+    params_sha256,
+    result_row,
+    warnings,
+    write,
+    write_atomically,
+)
 from advjax.evaluate.run import Outcome, per_example, run_attack, run_protocol
 
 __all__ = [
@@ -10,6 +18,7 @@ __all__ = [
     "Outcome",
     "clean",
     "markdown",
+    "mean_over_networks",
     "params_sha256",
     "per_example",
     "pgd_attack",

@@ -120,6 +120,22 @@ def warnings(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
+def mean_over_networks(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What several networks of one method reach on average: a row per checkpoint and attack."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in results:
+        groups.setdefault((row["checkpoint"], row["attack"]), []).append(row)
+
+    def mean(rows, field):
+        return None if rows[0][field] is None else float(np.mean([row[field] for row in rows]))
+
+    return [
+        {"checkpoint": checkpoint, "attack": attack, "networks": len(rows)}
+        | {field: mean(rows, field) for field in ("accuracy", "w_robust")}
+        for (checkpoint, attack), rows in groups.items()
+    ]
+
+
 def write(directory: pathlib.Path, report: Mapping[str, Any]) -> None:
     """Writes `report.json` and `report.md`, each whole or not at all; the JSON last: it marks the run as finished."""
     write_atomically(directory / "report.md", markdown(report))
@@ -160,6 +176,7 @@ def markdown(report: Mapping[str, Any]) -> str:
                 lines.append("| " + " | ".join(map(str, [*cells, f"{row['seconds']:.1f}"])) + " |")
             first = rows[0]
             lines += ["", f"Seed {first['seed']}, {first['dtype']}, {first['device']}.", ""]
+    lines += _mean(report.get("mean", []))
     lines += _teachers(report.get("teachers", {}))
     lines += ["W-Robust = 0.5 clean + 0.5 robust accuracy. Accuracies in percent."]
     return "\n".join(lines) + "\n"
@@ -167,6 +184,17 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for checkpoint in dict.fromkeys(row["checkpoint"] for row in rows):
+        chosen = [row for row in rows if row["checkpoint"] == checkpoint]
+        lines += [f"## Mean of the {chosen[0]['networks']} networks, {checkpoint} checkpoint", ""]
+        lines += ["| attack | accuracy | W-Robust |", "|---|---:|---:|"]
+        lines += [f"| {row['attack']} | {_percent(row['accuracy'])} | {_percent(row['w_robust'])} |" for row in chosen]
+        lines += [""]
+    return lines
 
 
 def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:

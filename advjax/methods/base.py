@@ -210,6 +210,11 @@ class Method:
         return self.trained
 
     @property
+    def interchangeable(self) -> bool:
+        """Whether the evaluated networks are equals (peers), so that the report gives their mean, too."""
+        return False
+
+    @property
     def best_by(self) -> str:
         """`"robust"` or `"clean"`: the accuracy on the validation split by which the best checkpoint is chosen."""
         return "robust"

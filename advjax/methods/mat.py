@@ -71,6 +71,10 @@ class MAT(Method):
         return tuple(f"peer{k}" for k in range(self.peers))
 
     @property
+    def interchangeable(self):
+        return len(self.trained) > 1
+
+    @property
     def rounds(self):
         return tuple((name,) for name in self.trained) if self.sequential else (self.trained,)
 

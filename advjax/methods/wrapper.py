@@ -34,6 +34,10 @@ class Wrapper(Method):
         return self.base.evaluated
 
     @property
+    def interchangeable(self):
+        return self.base.interchangeable
+
+    @property
     def best_by(self):
         return self.base.best_by
 

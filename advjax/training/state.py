@@ -51,14 +51,15 @@ def create_state(
         method: what is trained.
         modules: name -> module, of every network of the method.
         optimizer: the same for every network; each has its own state.
-        seed: every network's initial parameters depend on it and on the network's name.
+        seed: a network's initial parameters depend on it and on the network's place among the method's.
         labels: training labels [N].
         num_classes: number of classes.
         image_shape: (H, W, C).
         given: name -> variables to start from instead of fresh ones.
     """
     variables = {}
-    for index, name in enumerate(method.trained):
+    # Counted on from the frozen networks: a student never starts as a teacher that was trained with the same seed did.
+    for index, name in enumerate(method.trained, start=len(method.frozen)):
         key = jax.random.fold_in(jax.random.key(seed), index)
         variables[name] = (given or {}).get(name) or models.init(modules[name], key, image_shape)
     opt_state = {name: optimizer.init(variables[name]["params"]) for name in method.trained}

@@ -15,9 +15,9 @@ from advjax.training import teachers
 from advjax.training.checkpoints import Checkpoints
 from advjax.training.experiment import build
 from advjax.training.log import Display, read_metrics
-from advjax.training.loop import train
+from advjax.training.loop import initial_state, train
 from experiments.cli import plain
-from experiments.configs import bmtard
+from experiments.configs import bmtard, natural
 
 
 def make_config(**paths):
@@ -100,6 +100,16 @@ def test_teachers_share_the_students_data_but_not_its_first_parameters(report, w
     splits = [json.loads((folder / "data.json").read_text())["validation_index"] for folder in folders]
     assert splits[0] == splits[1] == splits[2]
     assert len({json.loads((folder / "config.json").read_text())["seed"] for folder in folders}) == 3
+
+
+def test_a_student_never_starts_as_a_teacher_of_its_own_seed_did():
+    alone = plain(natural.get_config("digits"))
+    alone["network"]["width"] = 8
+    kernels = [
+        initial_state(build(config)).params[name]["conv1"]["kernel"]
+        for config, name in ((make_config(), "student"), (alone, "model"))
+    ]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.01
 
 
 def test_teachers_are_not_in_the_students_checkpoint(report, workdir):

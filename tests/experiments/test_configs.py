@@ -1,0 +1,60 @@
+"""Every config and variant: it describes what can be built, as the contract says, without any data being read."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from advjax.evaluate import mean_over_networks
+from advjax.training import schedules
+from advjax.training.experiment import create_method, create_modules, create_network
+from experiments.cli import config_files, plain
+
+NAMES = [file.stem for file in config_files()]
+ALWAYS = ("seed", "epochs", "batch_size", "network.name", "data.name", "data.path")
+ALWAYS += tuple(f"attack.{field}" for field in ("norm", "eps", "steps", "step_size"))
+
+
+def check(config, classes=10):
+    """Method, networks and schedule of a config, and of those that train its teachers."""
+    method = create_method(config)
+    create_modules(config, method, classes)
+    _, rate = schedules.from_config(config["optimizer"], config["schedule"], config["epochs"], 10)
+    assert np.isfinite(rate(10 * config["epochs"] - 1))
+    assert set(config["teachers"]) == {name.removesuffix("_teacher") for name in method.frozen}
+    for teacher in config["teachers"].values():
+        create_network(teacher["network"], classes, config["precision"])
+        shared = {key: config[key] for key in ("seed", "devices", "precision", "data", "evaluation", "log")}
+        check({**teacher["train"], **shared, "network": teacher["network"], "networks": {}, "teachers": {}})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variant_describes_what_can_be_built(name):
+    module = importlib.import_module(f"experiments.configs.{name}")
+    for variant in module.VARIANTS:
+        config = plain(module.get_config(variant))
+        for field in ALWAYS:
+            place = config
+            for part in field.split("."):
+                place = place[part]
+        check(config)
+        check({**config, "epochs": 30})
+    assert f"--config=experiments/configs/{name}.py" in module.__doc__
+    if name != "quickstart":
+        assert {"digits", "cifar10", "cifar100"} <= set(module.VARIANTS)
+
+
+def test_the_mean_of_several_networks():
+    rows = [
+        {"network": network, "checkpoint": "last", "attack": attack, "accuracy": accuracy, "w_robust": robust}
+        for network, attack, accuracy, robust in (
+            ("peer0", "clean", 0.9, None),
+            ("peer0", "pgd20", 0.5, 0.7),
+            ("peer1", "clean", 0.8, None),
+            ("peer1", "pgd20", 0.6, 0.7),
+        )
+    ]
+    clean, robust = mean_over_networks(rows)
+    assert (clean["attack"], clean["networks"], clean["accuracy"]) == ("clean", 2, pytest.approx(0.85))
+    assert clean["w_robust"] is None
+    assert (robust["accuracy"], robust["w_robust"]) == (pytest.approx(0.55), pytest.approx(0.7))
