@@ -151,12 +151,14 @@ def union_recipe(config: ConfigDict, **method: Any) -> ConfigDict:
     drops = {"name": "piecewise_linear", "milestones": (0.4, 0.8, 1.0), "factor": (1.0, 0.05, 0.0)}
     config.schedule = ConfigDict({**config.schedule.to_dict(), **drops})
     config.attack.update({"eps": "0.03", "step_size": "0.003", "start": "none", "statistics": "batch"})
+    config.evaluation.protocol = "union"
     return config
 
 
 def union_digits(config: ConfigDict) -> ConfigDict:
     """Digits for a union of norms: radii 0.2 (l_inf), 0.8 (l_2) and 2 (l_1), ten steps of a quarter or a fifth."""
     config = digits(config)
+    config.evaluation.protocol = "quick"
     if "final_norm" in config.network:
         del config.network.final_norm
     config.attack.update({"steps": 10, "statistics": "running"})

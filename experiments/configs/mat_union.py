@@ -27,6 +27,7 @@ def get_config(variant="cifar10"):
         "l1": {"eps": "12", "step_size": "2", "steps": 0},
     }
     config.network.name = "preact_resnet18"
+    config.evaluation.protocol = "union"
     return common.variant(config, variant, VARIANTS)
 
 
