@@ -132,7 +132,8 @@ def _run_craft(
     robust = np.zeros(n, bool)
     known = np.zeros(n, bool)
     for (row, _, _), entry in record.entries.items():
-        robust[row], known[row] = entry["robust"], True
+        if row < n:  # a record may be of more examples than are asked for now
+            robust[row], known[row] = entry["robust"], True
     passes = {"forwards": attack.forwards, "backwards": attack.backwards}
     try:
         for rows, padded in _batches(np.flatnonzero(~known), min(batch_size, n), len(devices)):

@@ -251,7 +251,8 @@ for argv in json.load(sys.stdin):
     with tempfile.TemporaryFile() as file:
         if not (child := os.fork()):
             os.dup2(file.fileno(), 2)
-            os._exit(experiments.run.main(["run", *argv]))
+            sys.argv = ["run", *argv]  # where ml_collections looks for --config.field=value
+            os._exit(experiments.run.main(sys.argv))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         file.seek(0)
         results.append([status, file.read().decode()])
