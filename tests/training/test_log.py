@@ -47,7 +47,7 @@ def test_summary_shows_what_there_is():
 def test_display_prints_lines_in_every_mode(live, capsys):
     display = Display(live=live)
     display.start("training", 10)
-    display.update(5, "loss 1.0")
+    display.update(5, note="loss 1.0")
     display.line("epoch 1/2")
     display.stop()
     assert "epoch 1/2" in capsys.readouterr().out
