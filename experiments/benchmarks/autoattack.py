@@ -27,8 +27,8 @@ from advjax.attacks import autoattack
 from experiments.benchmarks import common
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("weights", "", "the network's PyTorch file", required=True)
-flags.DEFINE_string("images", "", "npz with x_test and y_test", required=True)
+flags.DEFINE_string("weights", None, "the network's PyTorch file", required=True)
+flags.DEFINE_string("images", None, "npz with x_test and y_test", required=True)
 flags.DEFINE_integer("n", 250, "number of images")
 flags.DEFINE_string("norm", "linf", "linf, l2 or l1")
 flags.DEFINE_float("eps", 0.3, "radius")
