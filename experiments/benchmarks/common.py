@@ -1,19 +1,22 @@
-"""What the benchmarks share: timing of alternatives side by side, a table, JSON."""
+"""What the benchmarks share: timing of alternatives side by side, tables, JSON."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+
+from advjax.errors import InputError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("repeats", 3, "timed repetitions of each alternative, after one that is not counted")
@@ -28,17 +31,76 @@ def parse() -> None:
         sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
 
 
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs a benchmark; bad input is one line and status 2."""
+    parse()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+
+
 def hardware() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """What the figures were measured on, and with which versions."""
     device = jax.devices()[0]
+    versions = {}
+    for package in ("jax", "jaxlib", "flax", "torch"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
     return {
         "device": device.device_kind,
         "devices": jax.device_count(),
+        "machine": platform.machine(),
         "cpu_cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
-        "jax": jax.__version__,
         "python": platform.python_version(),
+        **versions,
     }
+
+
+class Report:
+    """Tables of one benchmark: every row is printed, and written to `--json`, as soon as it is known.
+
+    Args:
+        title: what is measured, with the sizes.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._columns: tuple[str, ...] = ()
+        self.content: dict[str, Any] = {
+            "title": title,
+            "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+            "hardware": hardware(),
+            "tables": {},
+        }
+        print(f"{title}\n{self.content['hardware']}")
+
+    def add(self, table: str, **row: Any) -> None:
+        """Adds a row to a table; values are text, whole numbers or floats."""
+        new = table not in self.content["tables"]
+        self.content["tables"].setdefault(table, []).append(row)
+        if new:
+            print(f"\n{table}\n")
+        if new or tuple(row) != self._columns:
+            self._columns = tuple(row)
+            print("| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
+        print("| " + " | ".join(map(_cell, row.values())) + " |", flush=True)
+        if FLAGS.json:
+            path = pathlib.Path(FLAGS.json)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.content, indent=2) + "\n")
+
+
+def _module() -> str:
+    return f"experiments.benchmarks.{pathlib.Path(sys.argv[0]).stem}"
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def measure(forms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
@@ -63,17 +125,26 @@ def measure(forms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, d
     }
 
 
-def compare(title: str, forms: Mapping[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
-    """Measures alternatives and prints them as a table, the fastest as 1.00."""
-    results = measure(forms, FLAGS.repeats)
+def seconds(times: Mapping[str, float]) -> dict[str, float]:
+    """The columns of one alternative's times, `measure(...)[NAME]`."""
+    return {
+        "median s": times["median"],
+        "min s": times["min"],
+        "max s": times["max"],
+        "first call s": times["first"],
+    }
+
+
+def compare(title: str, forms: Mapping[str, Callable[[], Any]]) -> None:
+    """Measures alternatives and reports them as a table, the fastest as 1."""
+    report, results = Report(title), measure(forms, FLAGS.repeats)
     fastest = min(row["median"] for row in results.values())
-    width = max(map(len, results))
-    print(f"{title}\n{hardware()}\n")
-    print(f"{'':<{width}}  {'median s':>9} {'min':>8} {'max':>8} {'ratio':>6} {'first call':>10}")
     for name, row in results.items():
-        figures = f"{row['median']:9.3f} {row['min']:8.3f} {row['max']:8.3f} {row['median'] / fastest:6.2f}"
-        print(f"{name:<{width}}  {figures} {row['first']:10.2f}")
-    if FLAGS.json:
-        content = {"title": title, "hardware": hardware(), "results": results}
-        pathlib.Path(FLAGS.json).write_text(json.dumps(content, indent=2) + "\n")
-    return results
+        report.add(title, form=name, **seconds(row), ratio=row["median"] / fastest)
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """The least-squares line y = a + b x: (a, b, largest relative deviation of a y from it)."""
+    b, a = np.polyfit(x, y, 1)
+    deviation = np.max(np.abs(a + b * np.asarray(x) - y) / np.abs(y))
+    return float(a), float(b), float(deviation)

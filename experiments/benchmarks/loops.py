@@ -27,7 +27,6 @@ flags.DEFINE_integer("steps", 5, "PGD steps")
 
 def main() -> None:
     """Prints the table."""
-    common.parse()
     x = jax.random.uniform(jax.random.key(0), (FLAGS.batch, 32, 32, 3))
     y = jax.random.randint(jax.random.key(1), (FLAGS.batch,), 0, 10)
     module = models.create("resnet18", 10, width=FLAGS.width)
@@ -68,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

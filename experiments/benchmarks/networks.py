@@ -9,9 +9,6 @@ narrows the networks so that every row runs on a small CPU; the figures then com
 
 from __future__ import annotations
 
-import json
-import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -19,7 +16,6 @@ import jax.numpy as jnp
 from absl import flags
 
 from advjax import losses, models
-from advjax.errors import InputError
 from experiments.benchmarks import common
 
 FLAGS = flags.FLAGS
@@ -56,28 +52,13 @@ def _row(name: str, dtype: str) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-
-
 def main() -> None:
     """Prints a row per network and dtype as it is measured."""
-    common.parse()
-    rows: list[dict[str, Any]] = []
-    print(common.hardware())
-    try:
-        for name in FLAGS.networks or models.names():
-            for dtype in FLAGS.dtypes:
-                rows.append(_row(name, dtype))
-                if len(rows) == 1:
-                    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
-                print("| " + " | ".join(map(_cell, rows[-1].values())) + " |", flush=True)
-    except InputError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
-    if FLAGS.json:
-        content = {"hardware": common.hardware(), "scale": FLAGS.scale, "rows": rows}
-        pathlib.Path(FLAGS.json).write_text(json.dumps(content, indent=2) + "\n")
+    report = common.Report(f"Forward and gradient of networks, batch {FLAGS.batch}, scale {FLAGS.scale}")
+    for name in FLAGS.networks or models.names():
+        for dtype in FLAGS.dtypes:
+            report.add("Networks", **_row(name, dtype))
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

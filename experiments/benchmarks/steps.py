@@ -1,0 +1,101 @@
+"""Training steps as the training loop makes them, of any size, on made-up images."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from advjax import parallel
+from advjax.data import Dataset, Split, epoch_order
+from advjax.training import experiment as experiments
+from advjax.training import teachers
+from advjax.training.loop import initial_state
+from advjax.training.step import Data, Order, make_step
+from experiments.cli import plain
+
+
+def made_up(count: int, classes: int, size: int) -> experiments.Parts:
+    """Random images [count, size, size, 3] with random labels, none held out."""
+    rng = np.random.default_rng(0)
+    shape = (count, size, size, 3)
+    split = Split(rng.integers(0, 256, shape, np.uint8), rng.integers(0, classes, count).astype(np.int32))
+    empty = Split(split.image[:0], split.label[:0])
+    return experiments.Parts(Dataset("made_up", split, empty, classes), empty, np.zeros(0, np.int64))
+
+
+def experiment(
+    name: str,
+    *,
+    network: str = "resnet18",
+    width: int = 0,
+    batch: int = 128,
+    steps: int = 10,
+    precision: str = "float32",
+    classes: int = 10,
+    devices: int = 1,
+    size: int = 32,
+    statistics: str = "running",
+    forward_mode: bool = False,
+    **fields: Any,
+) -> experiments.Experiment:
+    """A method of `experiments/configs` with one network in all roles.
+
+    Args:
+        name: FILE or FILE:variant.
+        network: of every role, teachers included.
+        width: of the network; 0: its own.
+        batch: global batch size.
+        steps: of every attack.
+        precision: "float32" or "bfloat16".
+        classes: number of classes.
+        devices: how many.
+        size: height and width of the images.
+        statistics: that the attack runs on, "running" or "batch".
+        forward_mode: XLA's own convolutions on CPU, too.
+        **fields: of the method.
+    """
+    file, _, variant = name.partition(":")
+    module = importlib.import_module(f"experiments.configs.{file}")
+    config = plain(module.get_config(variant or "cifar10"))
+    chosen = {"name": network, "width": width, "mean": (), "std": (), "forward_mode": forward_mode}
+    config |= {"batch_size": batch, "precision": precision, "devices": devices, "network": chosen, "networks": {}}
+    config["attack"] |= {"steps": steps, "statistics": statistics}
+    for norm in ("l1", "l2"):
+        if norm in config["method"]:
+            config["method"][norm]["steps"] = steps
+    config["method"] |= fields
+    for teacher in config["teachers"].values():
+        teacher["network"] = chosen
+    return teachers.with_stand_ins(experiments.build(config, made_up(4 * batch, classes, size)))
+
+
+class Step:
+    """A compiled training step with its state, called again and again; all phases of the method are on.
+
+    Args:
+        run: what is trained.
+    """
+
+    def __init__(self, run: experiments.Experiment) -> None:
+        epochs = run.config["epochs"]
+        phase = run.method.phase(epochs - 1, epochs)
+        per_device = make_step(run.method, run.modules, run.optimizer, run.step, phase)
+        self.mapped = parallel.pmap(per_device, run.devices, donate_argnums=0)
+        train = run.dataset.train
+        order = epoch_order(0, 0, len(train.label), run.config["batch_size"])
+        self.state = parallel.replicate(initial_state(run), run.devices)
+        self.rest = parallel.replicate((run.frozen, Data(*train), Order(*order)), run.devices)
+        self._call: Callable[..., Any] = self.mapped
+
+    def __call__(self) -> Any:
+        """One step; returns its metrics."""
+        self.state, metrics = self._call(self.state, *self.rest)
+        return metrics
+
+    def compile(self) -> Any:
+        """Compiles ahead of the first call; returns the program, which knows its memory."""
+        self._call = compiled = self.mapped.lower(self.state, *self.rest).compile()
+        return compiled

@@ -1,0 +1,91 @@
+"""The benchmarks: they run at toy size, and the arithmetic that they compare times with is what the steps do."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from advjax import models
+from experiments.benchmarks import common, passes, steps
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+# The first layer's image gradient, which no training step needs, is little of a network of this width.
+SIZES = {"network": "resnet18", "width": 8, "batch": 2, "size": 8, "forward_mode": True}
+
+
+def forward_flops(module, count):
+    shapes = models.variable_shapes(module, (8, 8, 3))
+    return passes.flops(lambda v, x: module.apply(v, x), shapes, jax.ShapeDtypeStruct((count, 8, 8, 3), jnp.float32))
+
+
+def traced_passes(name, attack_steps):
+    run = steps.experiment(name, steps=attack_steps, **SIZES)
+    step = steps.Step(run)
+    module = next(iter(run.modules.values()))
+    return passes.flops(step.mapped, step.state, *step.rest) / forward_flops(module, SIZES["batch"])
+
+
+@pytest.mark.parametrize("name", ["natural", "pgd_at", "trades", "dynat"])
+def test_a_step_does_the_arithmetic_of_the_table(name):
+    table = passes.PASSES[name]
+    for attack_steps in (0, 3):
+        expected = table.per_step * attack_steps + table.rest
+        assert traced_passes(name, attack_steps) == pytest.approx(expected, rel=0.015)
+
+
+def test_arithmetic_of_convolutions_products_and_loops():
+    x, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
+
+    def convolve(x):
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    one = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+    assert passes.flops(convolve, x) == one
+    # The gradient of a strided convolution inserts zeros, which are no arithmetic.
+    assert passes.flops(jax.grad(lambda x: convolve(x).sum()), x) == pytest.approx(2 * one)
+    product = jnp.zeros((4, 6))
+    assert passes.flops(lambda a: a @ a.T, product) == 2 * 4 * 4 * 6
+    loop = jax.jit(lambda a: jax.lax.fori_loop(0, 7, lambda _, a: a @ a, a))
+    assert passes.flops(loop, jnp.zeros((4, 4))) == 7 * 2 * 4**3
+    with pytest.raises(ValueError, match="while"):
+        passes.flops(lambda a, n: jax.lax.fori_loop(0, n, lambda _, a: a @ a, a), jnp.zeros((4, 4)), 3)
+
+
+def test_alternatives_take_turns():
+    calls = []
+    times = common.measure({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
+    assert calls == list("ababab")
+    assert all(row["min"] <= row["median"] <= row["max"] for row in times.values())
+
+
+def test_a_line_and_how_far_points_lie_from_it():
+    assert common.line([1, 2, 4], [5, 7, 11]) == pytest.approx((3, 2, 0), abs=1e-9)
+    assert common.line([1, 2, 3], [1, 2, 6])[2] > 0.1
+
+
+def test_one_command_runs_and_writes(tmp_path):
+    file = tmp_path / "results.json"
+    command = [sys.executable, "-m", "experiments.benchmarks", "--only=train_step,autoattack", f"--json={file}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "autoattack: left out" in done.stdout
+    (result,) = json.loads(file.read_text())["benchmarks"]
+    assert {"jax", "device", "cpu_cores"} <= set(result["hardware"])
+    assert "experiments.benchmarks.train_step" in result["command"]
+    inner, methods = result["tables"].values()
+    assert [row["K"] for row in inner] == [0, 1, 2]
+    assert [row["ideal"] for row in inner] == pytest.approx([1, 5 / 3, 7 / 3])
+    assert [(row["method"], row["passes"]) for row in methods] == [("pgd_at", 8), ("natural", 3), ("trades", 13)]
+    assert methods[0]["over PGD-AT"] == 1
+    assert "| pgd_at | 8 |" in done.stdout
+
+
+def test_a_wrong_flag_is_one_line():
+    command = [sys.executable, "-m", "experiments.benchmarks", "--only=nothing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("error: unknown benchmark (--only)")
