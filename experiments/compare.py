@@ -26,7 +26,7 @@ from advjax.training import teachers
 from advjax.training.experiment import build
 from advjax.training.log import Display
 from advjax.training.loop import train
-from experiments import cli
+from experiments import cli, compilation_cache
 
 METHODS = "natural,pgd_at,trades,dynat,sglr,mtard,bmtard,mat"
 # What a teacher's role is played by, where the comparison trains such a run anyway.
@@ -47,7 +47,9 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--protocol", default="fast", help="evaluation.protocol of every run")
     parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE of every run's config; may be repeated")
     parser.add_argument("--runs", default="", help="folders of finished runs to compare instead")
+    parser.add_argument("--compilation_cache", default="auto", help="auto, off or a folder")
     options = parser.parse_args(argv[1:])
+    compilation_cache.enable(options.compilation_cache)
     display = Display()
     if options.runs:
         reports = {name: [runs.read_json(pathlib.Path(name), "report.json")] for name in options.runs.split(",")}

@@ -29,7 +29,7 @@ from advjax.numbers import number
 from advjax.runs import read_json
 from advjax.training.experiment import create_method, load_data
 from advjax.training.log import Display
-from experiments import cli
+from experiments import cli, compilation_cache
 
 
 def main(argv: list[str]) -> int:
@@ -61,6 +61,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
         "--surrogate", default="", help="folder of a finished run on which transfer attacks are crafted"
     )
     parser.add_argument("--out", default="", help="folder for report and records")
+    parser.add_argument("--compilation_cache", default="auto", help="auto, off or a folder")
     return parser.parse_args(argv[1:])
 
 
@@ -71,6 +72,7 @@ def _run(argv: list[str]) -> None:
         raise InputError(f"exactly one of --workdir, --weights and --function must be given, not {sources or 'none'}")
     if not options.out:
         raise InputError("--out is missing: --out=FOLDER")
+    compilation_cache.enable(options.compilation_cache)
     known = read_json(pathlib.Path(options.workdir), "config.json") if options.workdir else {}
     norm = threat.canonical_norm(options.norm or known.get("attack", {}).get("norm", "linf"))
     eps = options.eps or known.get("attack", {}).get("eps", "")

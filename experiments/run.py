@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, compilation_cache
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "folder of the run; created if need be")
@@ -32,6 +32,7 @@ def _run(argv: list[str]) -> None:
     from advjax.training.experiment import build
     from advjax.training.log import Display
 
+    compilation_cache.enable(config["compilation_cache"])
     workdir = pathlib.Path(FLAGS.workdir or "")
     if not FLAGS.dry_run and runs.is_finished(workdir, config):
         print(f"finished already: {workdir / 'report.md'}")

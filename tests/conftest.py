@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile much and compute little: without LLVM's optimisations they take half the time.
@@ -14,6 +16,18 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import pytest
+
+# Workers and the processes that tests start share what they compile, for this session only.
+_PROGRAMS = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="advjax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+def pytest_unconfigure():
+    """Removes the session's compiled programs; only the process that made the folder does."""
+    if _PROGRAMS:
+        shutil.rmtree(_PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from advjax.training import schedules
 from advjax.training.step import StepConfig
 
 # Fields that change how a run is watched, placed or scored, but not what is trained.
-NOT_TRAINING = ("evaluation", "log", "devices", "data.path")
+NOT_TRAINING = ("evaluation", "log", "devices", "data.path", "compilation_cache")
 
 
 class Parts(NamedTuple):

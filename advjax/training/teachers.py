@@ -35,7 +35,7 @@ from advjax.training.log import Display
 from advjax.training.loop import train
 
 FILE = "teachers.json"
-SHARED = ("devices", "precision", "data", "evaluation", "log")
+SHARED = ("devices", "precision", "data", "evaluation", "log", "compilation_cache")
 EXAMPLES = 1000
 
 

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.precision = "float32"  # or "bfloat16": of activations; parameters, statistics, losses, attack stay float32
     config.batch_norm = "global"  # statistics over the whole batch, or per "device"
     config.init_from = ""  # folder of a finished run, or a weights file, to start from
+    config.compilation_cache = "auto"  # keeps compiled programs: in the user's cache directory, a folder, or "off"
 
     config.method = ConfigDict({"name": "pgd_at"})
     config.network = ConfigDict({"name": "resnet18", "width": 0, "mean": (), "std": ()})  # 0, (): the network's own
@@ -109,7 +110,7 @@ def teacher(training: ConfigDict, **network: Any) -> ConfigDict:
     """
     train = training.copy_and_resolve_references()
     chosen = {**train.network.to_dict(), **network}
-    shared = ("seed", "devices", "precision", "data", "evaluation", "log")
+    shared = ("seed", "devices", "precision", "data", "evaluation", "log", "compilation_cache")
     for field in (*shared, "init_from", "network", "networks", "teachers"):
         del train[field]
     return ConfigDict({"path": "", "checkpoint": "best", "member": "", "network": chosen, "train": train})

@@ -8,6 +8,7 @@ import pytest
 from advjax.evaluate import mean_over_networks
 from advjax.training import schedules
 from advjax.training.experiment import create_method, create_modules, create_network
+from advjax.training.teachers import SHARED
 from experiments.cli import config_files, plain
 
 NAMES = [file.stem for file in config_files()]
@@ -24,7 +25,7 @@ def check(config, classes=10):
     assert set(config["teachers"]) == {name.removesuffix("_teacher") for name in method.frozen}
     for teacher in config["teachers"].values():
         create_network(teacher["network"], classes, config["precision"])
-        shared = {key: config[key] for key in ("seed", "devices", "precision", "data", "evaluation", "log")}
+        shared = {key: config[key] for key in ("seed", *SHARED)}
         check({**teacher["train"], **shared, "network": teacher["network"], "networks": {}, "teachers": {}})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-QUICKSTART = "experiments/configs/quickstart.py"
+PGD_AT = "experiments/configs/pgd_at.py"
 SHORT = (
     "--config.epochs=3",
     "--config.attack.steps=2",
@@ -20,11 +20,11 @@ SHORT = (
 )
 
 
-def command(workdir, *flags, config=QUICKSTART):
+def command(workdir, *flags, config=f"{PGD_AT}:digits"):
     return [sys.executable, "-m", "experiments.run", f"--config={config}", f"--workdir={workdir}", *flags]
 
 
-def run(workdir, *flags, config=QUICKSTART):
+def run(workdir, *flags, config=f"{PGD_AT}:digits"):
     return subprocess.run(
         command(workdir, *flags, config=config), cwd=ROOT, capture_output=True, text=True, timeout=600
     )
@@ -219,7 +219,7 @@ def test_a_field_that_does_not_change_the_training_evaluates_again(finished):
 
 BAD_INPUT = [
     (["--config=experiments/configs/quikstart.py"], "did you mean experiments/configs/quickstart.py"),
-    ([f"--config={QUICKSTART}:digit"], "did you mean digits"),
+    ([f"--config={PGD_AT}:digit"], "did you mean digits"),
     (["--config.epohcs=3"], "did you mean config.epochs"),
     (["--config.epochs=many"], "config.epochs must be"),
     (["--config.epochs=0"], "epochs must be above 0"),
@@ -260,7 +260,7 @@ print(json.dumps(results))
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):
-    commands = [[f"--config={QUICKSTART}", f"--workdir={tmp_path / 'new'}", *flags] for flags, _ in BAD_INPUT]
+    commands = [[f"--config={PGD_AT}:digits", f"--workdir={tmp_path / 'new'}", *flags] for flags, _ in BAD_INPUT]
     process = subprocess.run(
         [sys.executable, "-c", FORKS], cwd=ROOT, input=json.dumps(commands), capture_output=True, text=True, timeout=600
     )

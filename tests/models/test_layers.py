@@ -109,18 +109,23 @@ def convolution_by_definition(x, kernel, stride, padding, groups, cotangent):
     return y, padded_gradient[:, low : low + x.shape[1], low : low + x.shape[2]], kernel_gradient
 
 
+UNGROUPED = [
+    (3, 1, (1, 1), (6, 5)),
+    (3, 2, (1, 1), (6, 7)),
+    (3, 2, (0, 1), (6, 8)),
+    (3, 1, (0, 0), (6, 5)),
+    (1, 2, (0, 0), (7, 8)),
+    (4, 4, (0, 0), (8, 9)),
+    (2, 3, (2, 0), (8, 7)),
+    (3, 3, (1, 4), (7, 5)),
+    (2, 1, (3, 2), (5, 6)),
+]
+
+
 @pytest.mark.parametrize(
     "kernel, stride, padding, size, groups, inputs, outputs",
     [
-        (3, 1, (1, 1), (6, 5), 1, 3, 2),
-        (3, 2, (1, 1), (6, 7), 1, 3, 2),
-        (3, 2, (0, 1), (6, 8), 1, 3, 2),
-        (3, 1, (0, 0), (6, 5), 1, 1, 2),
-        (1, 2, (0, 0), (7, 8), 1, 3, 2),
-        (4, 4, (0, 0), (8, 9), 1, 3, 2),
-        (2, 3, (2, 0), (8, 7), 1, 3, 2),
-        (3, 3, (1, 4), (7, 5), 1, 3, 2),
-        (2, 1, (3, 2), (5, 6), 1, 3, 2),
+        *((*case, 1, inputs, 2) for case in UNGROUPED for inputs in (layers.FEW_CHANNELS, layers.FEW_CHANNELS + 1)),
         (3, 2, (4, 3), (7, 7), 2, 4, 6),
         (3, 1, (1, 1), (5, 6), 4, 4, 4),
         (3, 2, (1, 1), (5, 6), 4, 4, 4),
@@ -192,11 +197,13 @@ def test_padding_of_strided_convolutions_is_symmetric():
 def test_max_pool(shape):
     import flax.linen as nn
 
-    x = jax.random.normal(jax.random.key(0), shape)
+    x = jnp.round(jax.random.normal(jax.random.key(0), shape))  # many are equal: the first takes the gradient
     np.testing.assert_array_equal(layers.max_pool_2x2(x), nn.max_pool(x, (2, 2), (2, 2)))
     ours = jax.grad(lambda x: jnp.sum(jnp.square(layers.max_pool_2x2(x))))(x)
     theirs = jax.grad(lambda x: jnp.sum(jnp.square(nn.max_pool(x, (2, 2), (2, 2)))))(x)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert np.isnan(layers.max_pool_2x2(x.at[0, 0, 0, 0].set(jnp.nan))[0, 0, 0, 0])
+    assert np.isnan(layers.max_pool_2x2(x.at[0, 1, 1, 0].set(jnp.nan))[0, 0, 0, 0])
 
 
 def test_initial_scale_is_pytorch_s():
