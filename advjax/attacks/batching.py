@@ -126,8 +126,9 @@ class Images(NamedTuple):
     eps: float
 
     def rows(self, images: np.ndarray, trials: np.ndarray) -> Example:
-        """The examples of these images and trials."""
-        target = self.targets[images, trials] if self.targets.shape[1] else self.y[images]
+        """The examples of these images and trials; more restarts than targets begin anew with them."""
+        known = self.targets.shape[1]
+        target = self.targets[images, trials % known] if known else self.y[images]
         eps = np.full(len(images), self.eps, np.float32)
         return Example(self.x[images], self.y[images], eps, self.ids[images], trials.astype(np.int32), target)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,3 +58,30 @@ def default_ids(ids: jax.Array | None, n: int) -> jax.Array:
     if ids.shape != (n,):
         raise InputError(f"ids must be one per image, [{n}], they have shape {ids.shape}")
     return ids
+
+
+def count_classes(logits_fn: Callable, image_shape: tuple[int, ...], *, keyed: bool = False) -> int:
+    """K of `logits_fn`, which is looked at without being run.
+
+    Raises:
+        InputError: it does not map images [B, H, W, C] to logits [B, K] with K >= 2.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    key = (jax.eval_shape(lambda: jax.random.key(0)),) if keyed else ()
+    out = jax.eval_shape(logits_fn, image, *key)
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 1:
+        raise InputError(f"logits_fn must map images [B, H, W, C] to logits [B, K]; for one image it gives {out}")
+    if shape[1] < 2:
+        raise InputError(f"an attack needs at least two classes, the logits have {shape[1]}")
+    return shape[1]
+
+
+def check_labels(y, num_classes: int) -> None:
+    """Raises `InputError` unless `y` holds integers [B] in 0..num_classes-1."""
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise InputError(f"y must be integer labels [B], it is {y.dtype} of shape {y.shape}")
+    if not is_traced(y) and len(y):
+        low, high = int(np.min(y)), int(np.max(y))
+        if low < 0 or high >= num_classes:
+            raise InputError(f"y must be labels in 0..{num_classes - 1} (the logits' classes), they span {low} to {high}")

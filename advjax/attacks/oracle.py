@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from advjax import losses, threat
-from advjax.attacks.inputs import check_attack
-from advjax.attacks.loops import as_partial, is_traced
+from advjax.attacks.inputs import check_attack, check_labels, count_classes
+from advjax.attacks.loops import as_partial
 from advjax.errors import InputError
 
 Keys = jax.Array | None
@@ -201,21 +200,9 @@ def prepare(
         raise InputError(f"x must be at least one image, [B, H, W, C], it has shape {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"x must hold floats in [0, 1], it holds {x.dtype}: divide images of 0..255 by 255")
-    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
-        raise InputError(f"y must be integer labels [B], it is {y.dtype} of shape {y.shape}")
-    image = jax.ShapeDtypeStruct((1, *x.shape[1:]), jnp.float32)
-    key = (jax.eval_shape(lambda: jax.random.key(0)),) if keyed else ()
-    out = jax.eval_shape(logits_fn, image, *key)
-    shape = getattr(out, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != 1:
-        raise InputError(f"logits_fn must map images [B, H, W, C] to logits [B, K]; for one image it gives {out}")
-    if shape[1] < 2:
-        raise InputError(f"an attack needs at least two classes, the logits have {shape[1]}")
-    if not is_traced(y):
-        low, high = int(np.min(y)), int(np.max(y))
-        if low < 0 or high >= shape[1]:
-            raise InputError(f"y must be labels in 0..{shape[1] - 1} (the logits' classes), they span {low} to {high}")
-    return logits_fn, norm, shape[1]
+    num_classes = count_classes(logits_fn, x.shape[1:], keyed=keyed)
+    check_labels(y, num_classes)
+    return logits_fn, norm, num_classes
 
 
 def loss_for(loss: str, num_classes: int) -> str:

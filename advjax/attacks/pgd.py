@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from advjax import losses, threat
-from advjax.attacks.inputs import check_attack, default_ids
+from advjax.attacks.inputs import check_attack, check_labels, count_classes, default_ids
 from advjax.attacks.loops import as_partial, is_traced, repeat
 
 
@@ -33,6 +33,8 @@ class Ascent:
             return jnp.sum(values), new_aux
 
         gradient, aux = jax.grad(total, has_aux=True)(x_adv)
+        # What is not finite points nowhere; the image must stay in the box.
+        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
         if self.norm == "l1":
             low, high = l1_coordinates(x[0].size)
             keys = threat.example_keys(jax.random.fold_in(key, i), ids)
@@ -145,7 +147,8 @@ def pgd(
 
     Pure: the same arguments give the same images, and an example's noise depends on `key` and its id only, never on the
     batch around it. May be called inside `jit`, `pmap` and `vmap` or on its own; on its own it compiles once per
-    `logits_fn` object, shape and set of static arguments.
+    `logits_fn` object, shape and set of static arguments. Where the logits are NaN or infinite there is no gradient, and
+    the image stays; no images give no images.
 
     Args:
         logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], evaluation mode.
@@ -168,7 +171,8 @@ def pgd(
         Images [B, H, W, C] inside the ball and the box.
 
     Raises:
-        InputError: images outside [0, 1], a negative or too large `eps`, wrong shapes, an unknown name.
+        InputError: images outside [0, 1], labels that are no classes, fewer than two classes, a negative or too large
+            `eps`, wrong shapes, an unknown name.
     """
     norm = threat.canonical_norm(norm)
     check_attack(x, y, norm, eps, steps=steps, restarts=restarts)
@@ -176,6 +180,11 @@ def pgd(
     y = jnp.asarray(y)
     ids = default_ids(ids, len(x))
     logits_fn = as_partial(logits_fn)
+    num_classes = count_classes(logits_fn, x.shape[1:])
+    if isinstance(objective, str) and y.ndim == 1:
+        check_labels(y, num_classes)
+    if not len(x):
+        return x
     target = objective_of(logits_fn, y, objective, freeze)
 
     def attack(key):

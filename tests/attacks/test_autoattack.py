@@ -1,206 +1,42 @@
-"""AutoAttack's machinery: independence of batches, order, devices and interruptions; the record; flags; bad input."""
-
-import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
+"""AutoAttack: its versions, flags, randomised networks, precision and bad input."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax.attacks import autoattack, cascade, read_record
+from advjax.attacks import autoattack, cascade
 from advjax.attacks.apgd import APGD
 from advjax.attacks.autoattack import VERSIONS, Stage, stage
 from advjax.attacks.fab import FAB
 from advjax.attacks.flags import masking
+from advjax.attacks.oracle import Example
 from advjax.attacks.square import Square
 from advjax.errors import InputError
 from tests.attacks import toy
 
 KEY = jax.random.key(0)
 EPS = 0.035
-# A standard version in small.
-STAGES = (
-    Stage("apgd_ce", APGD("linf", "ce", 10, stop=True)),
-    Stage("apgd_t", APGD("linf", "dlr_targeted", 10, stop=True), 3),
-    Stage("fab_t", FAB("linf", steps=5, stop=True), 3),
-    Stage("square", Square("linf", 40)),
-)
+QUICK = (Stage("apgd_ce", APGD("linf", "ce", 10, stop=True)),)
+ONE = {"norm": "linf", "eps": EPS, "attacks": QUICK, "devices": jax.devices()[:1]}
 F, X, Y = toy.labelled(64, wrong=3)
 
 
-def run(rows=slice(None), **options):
-    ids = np.arange(64) * 3 + 7
-    options = {"norm": "linf", "eps": EPS, "attacks": STAGES, "ids": ids[rows], **options}
-    return cascade(F, KEY, X[rows], Y[rows], **options)
+def test_noise_is_a_function_of_key_attack_trial_and_id():
+    zeros = np.zeros(4, np.int32)
+    e = Example(X[:4], Y[:4], zeros, np.asarray([3, 3, 4, 3], np.int32), np.asarray([0, 1, 0, 0], np.int32), zeros)
+    keys = np.asarray(jax.random.key_data(e.keys(KEY)))
+    assert len(np.unique(keys, axis=0)) == 3
+    np.testing.assert_array_equal(keys[0], keys[3])
 
+    def found(key, name):
+        stages = (QUICK[0]._replace(name=name),)
+        return cascade(F, key, X[3:11], Y[3:11], **{**ONE, "eps": 0.1, "attacks": stages})
 
-@pytest.fixture(scope="module")
-def whole():
-    return run(batch_size=64, devices=jax.devices()[:1])
-
-
-def assert_same(result, whole, rows=slice(None)):
-    """Equal outcomes, figures and, rounding apart, images."""
-    np.testing.assert_array_equal(result.robust, whole.robust[rows])
-    np.testing.assert_array_equal(result.broken_by, whole.broken_by[rows])
-    np.testing.assert_array_equal(result.forwards, whole.forwards[rows])
-    np.testing.assert_array_equal(result.backwards, whole.backwards[rows])
-    np.testing.assert_allclose(result.x_adv, whole.x_adv[rows], atol=1e-5)
-
-
-def test_the_result_is_what_it_says(whole):
-    assert set(whole.broken_by) >= {"", "clean", "apgd_ce"}
-    np.testing.assert_array_equal(whole.robust, whole.broken_by == "")
-    assert 5 < whole.robust.sum() < 60
-    assert whole.accuracy["clean"] == 61 / 64 and list(whole.accuracy) == [
-        "clean",
-        "apgd_ce",
-        "apgd_t",
-        "fab_t",
-        "square",
-    ]
-    assert whole.accuracy["square"] == whole.robust.mean()
-    assert np.all(np.diff(list(whole.accuracy.values())) <= 0)
-    toy.check_inside(whole.x_adv, X, "linf", EPS)
-    broken = (whole.broken_by != "") & (whole.broken_by != "clean")
-    np.testing.assert_array_equal(np.argmax(F(whole.x_adv), -1)[broken] != Y[broken], True)
-    np.testing.assert_array_equal(whole.x_adv[~broken], X[~broken])
-    # a robust image has seen everything: 1 clean, 11 + 3 x 11 + 3 x 2 x 5 + 41 forwards; 11 + 33 + 15 gradients
-    assert set(whole.forwards[whole.robust]) == {1 + 11 + 33 + 30 + 41}
-    assert set(whole.backwards[whole.robust]) == {11 + 33 + 15}
-    assert set(whole.forwards[whole.broken_by == "clean"]) == {1}
-
-
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_batch_size_changes_nothing(whole, batch_size):
-    rows = slice(0, 8) if batch_size == 1 else slice(None)
-    assert_same(run(rows, batch_size=batch_size, devices=jax.devices()[:1]), whole, rows)
-
-
-def test_four_devices_change_nothing(whole):
-    assert len(jax.devices()) == 4
-    assert_same(run(batch_size=20), whole)
-
-
-def test_loops_on_the_device_change_nothing(whole, monkeypatch):
-    """What an accelerator does: many iterations in one program, over four devices."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    rows = slice(0, 24)
-    assert_same(run(rows, batch_size=24), whole, rows)
-
-
-def test_order_changes_nothing(whole):
-    rows = np.random.default_rng(0).permutation(64)[:50]
-    assert_same(run(rows, batch_size=7, devices=jax.devices()[:1]), whole, rows)
-
-
-def test_another_key_draws_other_noise(whole):
-    other = cascade(F, jax.random.key(1), X, Y, norm="linf", eps=EPS, attacks=STAGES[:1], devices=jax.devices()[:1])
-    broken = (whole.broken_by == "apgd_ce") & (other.broken_by == "apgd_ce")
-    assert not np.allclose(other.x_adv[broken], whole.x_adv[broken], atol=1e-3)
-
-
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("at", ["apgd_t", "square"])
-def test_an_interrupted_run_goes_on(whole, tmp_path, at):
-    path = tmp_path / "record.jsonl"
-
-    def interrupt(name, done, total):
-        if name == at:
-            raise Killed
-
-    options = {"batch_size": 7, "devices": jax.devices()[:1], "record_path": path}
-    with pytest.raises(Killed):
-        run(progress=interrupt, **options)
-    with open(path, "ab") as file:
-        file.write(b'{"id": 7, "atta')
-    with open(f"{path}.x_adv", "ab") as file:
-        file.write(b"torn")
-    lines = len(path.read_text().splitlines())
-    assert_same(run(**options), whole)
-    assert len(path.read_text().splitlines()) > lines
-
-    class NeverCalled(Exception):
-        pass
-
-    def never(name, done, total):
-        raise NeverCalled
-
-    assert_same(run(progress=never, **options), whole)
-    record = read_record(path)
-    for i, example in enumerate(np.arange(64) * 3 + 7):
-        entry = record[int(example)]
-        assert entry["clean"] == (whole.broken_by[i] != "clean")
-        assert (entry["broken_by"] or "") == whole.broken_by[i]
-        assert (entry["forwards"], entry["backwards"]) == (whole.forwards[i], whole.backwards[i])
-
-
-_CHILD = """
-import os, sys
-os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path.insert(0, {root!r})
-import tests.attacks.test_autoattack as t
-t.run(batch_size=7, devices=t.jax.devices()[:1], record_path=sys.argv[1], progress=lambda *a: print(*a, flush=True))
-"""
-
-
-def test_sigkill(whole, tmp_path):
-    path = tmp_path / "record.jsonl"
-    root = str(pathlib.Path(__file__).resolve().parents[2])
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD.format(root=root), str(path)], stdout=subprocess.PIPE, text=True
-    )
-    for line in child.stdout:
-        if line.startswith("apgd_t"):
-            break
-    time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert child.returncode == -signal.SIGKILL
-    done = len(path.read_text().splitlines())
-    assert done > 64
-    assert_same(run(batch_size=7, devices=jax.devices()[:1], record_path=path), whole)
-
-
-def test_a_record_of_something_else_is_refused(tmp_path):
-    path = tmp_path / "record.jsonl"
-    options = {"attacks": STAGES[:1], "record_path": path, "devices": jax.devices()[:1], "network_hash": "a"}
-    run(slice(0, 8), **options)
-    run(slice(0, 12), **options)
-    for change, word in [
-        ({"eps": 0.04}, "eps"),
-        ({"attacks": STAGES[:2]}, "attacks"),
-        ({"network_hash": "b"}, "network"),
-        ({"search_dtype": "bfloat16"}, "search_dtype"),
-    ]:
-        with pytest.raises(InputError, match=f"its {word} is"):
-            run(slice(0, 8), **{**options, **change})
-    with pytest.raises(InputError, match="another image"):
-        cascade(F, KEY, X[:8] * 0.5, Y[:8], norm="linf", eps=EPS, ids=np.arange(8) * 3 + 7, **options)
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text("hello\n")
-    with pytest.raises(InputError, match="no record"):
-        run(slice(0, 8), **{**options, "record_path": broken})
-    (tmp_path / "record.jsonl.x_adv").unlink()
-    with pytest.raises(InputError, match="lacks images"):
-        run(slice(0, 8), **options)
-
-
-def test_lines_are_whole_and_plain(tmp_path):
-    path = tmp_path / "record.jsonl"
-    run(slice(0, 8), record_path=path, devices=jax.devices()[:1])
-    header, *entries = map(json.loads, path.read_text().splitlines())
-    assert header["config"]["eps"] == EPS and "queries=40" in header["config"]["attacks"]["square"]
-    assert {"id", "attack", "trial", "robust", "forwards", "backwards"} <= set(entries[-1])
+    first, renamed, rekeyed = found(KEY, "apgd_ce"), found(KEY, "other"), found(jax.random.key(1), "apgd_ce")
+    for other in (renamed, rekeyed):
+        broken = ~first.robust & ~other.robust
+        assert broken.any() and not np.allclose(first.x_adv[broken], other.x_adv[broken], atol=1e-3)
 
 
 def test_compiles_once_per_stage_and_size():
@@ -210,7 +46,8 @@ def test_compiles_once_per_stage_and_size():
         traces.append(x.shape)
         return F(x)
 
-    options = {"norm": "linf", "eps": EPS, "attacks": STAGES[:2], "batch_size": 8, "devices": jax.devices()[:1]}
+    two = (*QUICK, Stage("apgd_t", APGD("linf", "dlr_targeted", 10, stop=True), 3))
+    options = {"norm": "linf", "eps": EPS, "attacks": two, "batch_size": 8, "devices": jax.devices()[:1]}
     cascade(counted, KEY, X, Y, **options)
     first = len(traces)
     # shape inference, the clean forward, 5 forwards for the flag, and one program per stage (8 rows, then 8 rows)
@@ -244,19 +81,41 @@ def test_versions():
     ("classes", "trials", "margins"), [(2, 1, {"apgd_dlr", "apgd_t"}), (3, 2, {"apgd_t"}), (5, 4, set())]
 )
 def test_few_classes(classes, trials, margins):
-    f, x = toy.network(classes), toy.images(10)
-    y = np.argmax(f(x), -1).astype(np.int32)
     stages = [stage(name, "linf", classes) for name in ("apgd_dlr", "apgd_t", "fab_t")]
     assert [s.trials for s in stages] == [1, trials, trials]
-    quick = [s._replace(attack=type(s.attack)(**{**vars(s.attack), "steps": 5})) for s in stages]
-    result = cascade(f, KEY, x, y, norm="linf", eps=0.2, attacks=quick, devices=jax.devices()[:1])
+    assert {s.name for s in stages if getattr(s.attack, "loss", "").startswith("margin")} == margins
+
+
+def test_plus_from_end_to_end():
+    """Four classes: DLR works, its targeted form too, and there are three targets."""
+    f, x = toy.network(4, hidden=8), toy.images(4)
+    y = np.array(np.argmax(f(x), -1), np.int32)
+    y[0] = (y[0] + 1) % 4
+    result = autoattack(f, KEY, x, y, norm="linf", eps=0.03, version="plus", batch_size=4, devices=jax.devices()[:1])
+    assert list(result.accuracy) == ["clean", *VERSIONS["plus"]]
+    assert 0 < result.robust.sum() < 3
+    assert set(result.forwards[result.robust]) == {1 + 505 + 505 + 5 * 200 + 5001 + 3 * 101 + 3 * 200}
+    assert set(result.backwards[result.robust]) == {505 + 505 + 5 * 100 * 4 + 3 * 101 + 3 * 100}
+    assert result.notes == tuple(f"{name}: 3 targets, since there are 4 classes" for name in ("apgd_t", "fab_t"))
+    toy.check_inside(result.x_adv, x, "linf", 0.03)
+
+
+def test_margin_for_two_classes():
+    f, x = toy.network(2), toy.images(8)
+    y = np.argmax(f(x), -1).astype(np.int32)
+    quick = [Stage("apgd_t", APGD("linf", "margin_targeted", 5, stop=True)), Stage("fab_t", FAB("linf", steps=3))]
+    result = cascade(f, KEY, x, y, **{**ONE, "attacks": quick, "eps": 0.2})
     assert result.robust.mean() < 0.5
-    assert {note.split(":")[0] for note in result.notes if "margin loss" in note} == margins
-    assert any(f"{classes} classes" in note for note in result.notes)
+    assert result.notes[0] == "apgd_t: 1 target, since there are 2 classes"
+    assert "margin loss" in result.notes[1]
 
 
-QUICK = STAGES[:1]
-ONE = {"norm": "linf", "eps": EPS, "attacks": QUICK, "devices": jax.devices()[:1]}
+def test_more_restarts_than_targets():
+    f, x = toy.network(2), toy.images(8)
+    y = np.argmax(f(x), -1).astype(np.int32)
+    restarts = (Stage("apgd_ce", APGD("linf", "ce", 3, stop=True), 4),)
+    result = cascade(f, KEY, x, y, **{**ONE, "attacks": restarts, "eps": 0.001})
+    assert set(result.forwards[result.robust]) == {1 + 4 * 4}
 
 
 def test_flags_of_probabilities():
@@ -282,7 +141,7 @@ def test_flag_of_masking():
         return F(jnp.round(x * 30) / 30)
 
     y = np.argmax(quantised(X), -1).astype(np.int32)
-    stages = (STAGES[0], Stage("square", Square("linf", 60)))
+    stages = (*QUICK, Stage("square", Square("linf", 60)))
     result = cascade(quantised, KEY, X, y, **{**ONE, "attacks": stages, "eps": 0.1})
     assert result.accuracy["square"] < result.accuracy["apgd_ce"] - 0.002
     assert "masking" in result.flags
@@ -305,11 +164,10 @@ def keyed_network(x, key):
 
 
 def test_randomised_network_with_rand():
-    stages = (Stage("apgd_ce", APGD("linf", "ce", 5, stop=True)), Stage("apgd_dlr", APGD("linf", "dlr", 5, stop=True)))
-    options = {"norm": "linf", "eps": EPS, "attacks": stages, "draws": 3, "keyed": True, "devices": jax.devices()[:1]}
+    options = {**ONE, "attacks": (Stage("apgd_dlr", APGD("linf", "dlr", 5, stop=True)),), "draws": 3, "keyed": True}
     result = cascade(keyed_network, KEY, X[:24], Y[:24], **options)
     assert "randomised" in result.flags
-    assert set(result.forwards[result.robust]) == {3 * (1 + 6 + 6)}
+    assert set(result.forwards[result.robust]) == {3 * (1 + 6)}
     rows = np.asarray([9, 3, 17, 20])
     part = cascade(keyed_network, KEY, X[rows], Y[rows], ids=rows, **options)
     np.testing.assert_array_equal(part.broken_by, result.broken_by[rows])
@@ -330,7 +188,7 @@ def test_search_in_bfloat16_counts_only_float32_successes():
     f = jax.tree_util.Partial(apply, variables)
     x = toy.images(48)
     y = np.argmax(f(x), -1).astype(np.int32)
-    options = {**ONE, "attacks": (STAGES[0], STAGES[3]), "eps": 0.02}
+    options = {**ONE, "eps": 0.02}
     low = cascade(f, KEY, x, y, search_dtype="bfloat16", **options)
     full = cascade(f, KEY, x, y, **options)
     broken = low.broken_by != ""
@@ -364,6 +222,21 @@ def test_one_pixel_and_oblong_images(shape):
     assert result.robust.mean() < 1
     if d == 1:
         np.testing.assert_array_equal(result.robust, np.abs(x.ravel() - 0.5) > 0.4)
+
+
+def test_logits_that_are_not_finite_are_no_success():
+    x = 0.2 + 0.6 * X[:16]
+
+    def fragile(x):
+        return jnp.where(jnp.max(x, (1, 2, 3))[:, None] > 0.83, jnp.nan, F(x))
+
+    y = np.argmax(fragile(x), -1).astype(np.int32)
+    stages = (*QUICK, Stage("square", Square("linf", 60)))
+    result = cascade(fragile, KEY, x, y, **{**ONE, "attacks": stages, "eps": 0.2})
+    assert np.isfinite(result.x_adv).all() and result.robust.sum() > 0
+    logits = np.asarray(fragile(result.x_adv))
+    assert np.isfinite(logits[~result.robust]).all()
+    assert np.all(np.argmax(logits, -1)[~result.robust] != y[~result.robust])
 
 
 def nan_network(x):

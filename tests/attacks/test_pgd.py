@@ -187,10 +187,46 @@ def test_repeat_is_a_loop_in_every_mode():
         ({"norm": "l3"}, "unknown norm"),
         ({"ids": jnp.arange(3)}, "ids must be one per image"),
         ({"x": X[0, 0, 0]}, "batch of images"),
+        ({"y": Y + 1}, "labels in 0..2"),
+        ({"y": Y - 1}, "labels in 0..2"),
+        ({"y": Y / 2}, "integer labels"),
+        ({"logits_fn": lambda x: linear(x)[:, :1]}, "at least two classes"),
+        ({"logits_fn": lambda x: linear(x)[0]}, r"logits \[B, K\]"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_input(changes, message):
-    options = {"x": X, "y": Y, **settings(), **changes}
+    options = {"logits_fn": wavy, "x": X, "y": Y, **settings(), **changes}
     with pytest.raises(InputError, match=message):
-        attacks.pgd(wavy, KEY, options.pop("x"), options.pop("y"), **options)
+        attacks.pgd(options.pop("logits_fn"), KEY, options.pop("x"), options.pop("y"), **options)
+
+
+@pytest.mark.parametrize(("norm", "shape"), [("l1", (1, 1, 1)), ("l1", (2, 7, 1)), ("linf", (5, 2, 3))])
+def test_one_pixel_and_oblong_images_reach_the_optimum(norm, shape):
+    d = int(np.prod(shape))
+    weights = jax.random.normal(KEY, (d, 2))
+    x, y = jnp.full((3, *shape), 0.5), jnp.zeros(3, jnp.int32)
+
+    def network(x):
+        return x.reshape(len(x), -1) @ weights
+
+    options = {"eps": 0.25, "step_size": 0.05, "steps": 30, "objective": "margin"}
+    x_adv = attacks.pgd(network, KEY, x, y, norm=norm, **options)
+    slope = np.asarray(weights[:, 1] - weights[:, 0])
+    best = 0.25 * np.linalg.norm(slope, {"l1": np.inf, "linf": 1}[norm])
+    np.testing.assert_allclose((x_adv - x).reshape(3, -1) @ slope, best, rtol=1e-4)
+
+
+def test_no_images_give_no_images():
+    for norm in threat.NORMS:
+        assert attacks.pgd(wavy, KEY, X[:0], Y[:0], **settings(norm=norm, restarts=2)).shape == (0, *SHAPE)
+
+
+@pytest.mark.parametrize("norm", threat.NORMS)
+def test_logits_that_are_not_finite_leave_the_image_in_the_box(norm):
+    def broken(x):
+        return jnp.where(x[:, :1, 0, 0] > 0.5, jnp.nan, wavy(x))
+
+    x_adv = attacks.pgd(broken, KEY, X, Y, **settings(norm=norm))
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    assert not np.array_equal(x_adv, X)
