@@ -43,18 +43,12 @@ BENCHMARKS: dict[str, dict[str, list[str]]] = {
         "gpu": ["--batch=256"],
     },
     "train_step": {
-        "toy": [*TINY, "--steps=1,2", "--methods=natural,trades", "--method_steps=2"],
+        "toy": [*TINY, "--steps=2", "--methods=trades", "--method_steps=2"],
         "cpu": [],
         "gpu": ["--width=0", "--batch=512", "--precision=bfloat16", "--repeats=10"],
     },
     "against_torch": {
-        "toy": [
-            "--networks=resnet18:8:8",
-            "--size=16",
-            "--steps=2",
-            "--repeats=2",
-            "--forms=ours,default,channels_last",
-        ],
+        "toy": ["--networks=tiny_cnn:8:8", "--size=8", "--steps=2", "--forms=ours,default,channels_last"],
         "cpu": [],
         "gpu": ["--networks=resnet18:16:512,resnet18:64:512,wrn_34_10:10:128", "--repeats=10"],
     },

@@ -1,6 +1,6 @@
 """A PGD-K adversarial training step, ours against PyTorch as its users write it.
 
-    python -m experiments.benchmarks.against_torch [--networks=resnet18:16:128,resnet18:64:64,wrn_34_10:10:4]
+    python -m experiments.benchmarks.against_torch [--networks=resnet18:16:128,resnet18:64:32,wrn_34_10:10:4]
         [--forms=ours,default,channels_last,compile,...] [--steps=10] [--repeats=3] [--json=FILE]
 
 A network is NAME:width:batch. Both sides take turns in one process on the same device, the same architecture (PyTorch's
@@ -27,7 +27,7 @@ from advjax.errors import InputError, unknown
 from experiments.benchmarks import common, steps
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("networks", ["resnet18:16:128", "resnet18:64:64", "wrn_34_10:10:4"], "NAME:width:batch")
+flags.DEFINE_list("networks", ["resnet18:16:128", "resnet18:64:32", "wrn_34_10:10:4"], "NAME:width:batch")
 flags.DEFINE_list("forms", [], "of FORMS; all that the device supports if absent")
 flags.DEFINE_integer("steps", 10, "K")
 flags.DEFINE_integer("size", 32, "height and width of the images")
@@ -142,10 +142,8 @@ def _table(report: common.Report, network: str, width: int, batch: int) -> None:
         first[name] = time.perf_counter() - started
     times = common.measure(forms, FLAGS.repeats)
     for name, row in times.items():
-        figures = common.seconds({**row, "first": first[name]})
-        report.add(
-            table, form=name, **figures, **{"over the first": row["median"] / times[next(iter(times))]["median"]}
-        )
+        ratio = common.over(row, times[next(iter(times))])
+        report.add(table, form=name, **common.seconds({**row, "first": first[name]}), **{"over the first": ratio})
 
 
 def main() -> None:

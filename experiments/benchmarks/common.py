@@ -103,8 +103,8 @@ def _cell(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def measure(forms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of each alternative: the first call (with compilation), then median, least and most of `repeats`.
+def measure(forms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, Any]]:
+    """Seconds of each alternative: the `first` call (with compilation), `median`, `min`, `max` and all further `times`.
 
     The alternatives take turns, so that a machine that slows down slows them all.
     """
@@ -120,12 +120,12 @@ def measure(forms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, d
             jax.block_until_ready(form())
             times[name].append(time.perf_counter() - started)
     return {
-        name: {"first": first[name], "median": float(np.median(t)), "min": min(t), "max": max(t)}
+        name: {"first": first[name], "median": float(np.median(t)), "min": min(t), "max": max(t), "times": t}
         for name, t in times.items()
     }
 
 
-def seconds(times: Mapping[str, float]) -> dict[str, float]:
+def seconds(times: Mapping[str, Any]) -> dict[str, float]:
     """The columns of one alternative's times, `measure(...)[NAME]`."""
     return {
         "median s": times["median"],
@@ -135,12 +135,17 @@ def seconds(times: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def over(times: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
+    """How many times as long as the reference, the median over the turns: what slows a whole turn cancels."""
+    return float(np.median(np.divide(times["times"], reference["times"])))
+
+
 def compare(title: str, forms: Mapping[str, Callable[[], Any]]) -> None:
     """Measures alternatives and reports them as a table, the fastest as 1."""
     report, results = Report(title), measure(forms, FLAGS.repeats)
-    fastest = min(row["median"] for row in results.values())
+    fastest = min(results.values(), key=lambda row: row["median"])
     for name, row in results.items():
-        report.add(title, form=name, **seconds(row), ratio=row["median"] / fastest)
+        report.add(title, form=name, **seconds(row), ratio=over(row, fastest))
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:

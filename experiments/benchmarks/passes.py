@@ -52,7 +52,7 @@ PASSES: dict[str, Passes] = {
     "avg": Passes(12, 12),  # three times p_inf, each with a training step
     "at_awp": Passes(2, 7),  # PGD-AT and the proxy's gradient 3
     "trades_awp": Passes(2, 19, 2),  # TRADES, and its loss on the proxy 9, a forward merged in each
-    "dynat:cifar10-awp": Passes(2, 18, 2),  # p(x) 1, guide 4, target 3 + 3, proxy 3 + 3
+    "dynat:cifar10-awp": Passes(2, 17),  # p(x) 1, labels 1, guide 3, target 3 + 3, proxy 3 + 3
 }
 
 

@@ -42,10 +42,9 @@ def inner_loop(report: common.Report) -> None:
     forms = {0: _step("natural", 0)}
     forms |= {count: _step(REFERENCE, count, clean_statistics=False) for count in counts}
     times = common.measure({str(count): form for count, form in forms.items()}, FLAGS.repeats)
-    natural = times["0"]["median"]
     for count in forms:
         row, ideal = times[str(count)], (2 * count + 3) / 3
-        ratio = row["median"] / natural
+        ratio = common.over(row, times["0"])
         report.add(
             "PGD-K adversarial training over natural training",
             K=count,
@@ -60,7 +59,7 @@ def methods(report: common.Report) -> None:
     counts = {name: 1 if name == "fgsm_rs" else FLAGS.method_steps for name in names}
     times = common.measure({name: _step(name, count) for name, count in counts.items()}, FLAGS.repeats)
     for name, count in counts.items():
-        ratio = times[name]["median"] / times[REFERENCE]["median"]
+        ratio = common.over(times[name], times[REFERENCE])
         arithmetic = PASSES[name](count) / PASSES[REFERENCE](FLAGS.method_steps)
         report.add(
             f"Methods over PGD-AT, K = {FLAGS.method_steps}",

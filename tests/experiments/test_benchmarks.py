@@ -62,6 +62,10 @@ def test_alternatives_take_turns():
     assert all(row["min"] <= row["median"] <= row["max"] for row in times.values())
 
 
+def test_a_turn_that_is_slow_for_all_does_not_count():
+    assert common.over({"times": [2.0, 20.0, 2.0]}, {"times": [1.0, 10.0, 4.0]}) == 2
+
+
 def test_a_line_and_how_far_points_lie_from_it():
     assert common.line([1, 2, 4], [5, 7, 11]) == pytest.approx((3, 2, 0), abs=1e-9)
     assert common.line([1, 2, 3], [1, 2, 6])[2] > 0.1
