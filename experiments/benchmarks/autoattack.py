@@ -1,13 +1,14 @@
 """The standard version of AutoAttack on a real robust network: result, seconds, compilation, passes, memory.
 
     python -m experiments.benchmarks.autoattack --weights=trades_mnist_smallcnn.pt --images=mnist.npz
-        [--n=250] [--norm=linf] [--eps=0.3] [--version=standard] [--batch=250] [--seeds=0] [--json=FILE]
+        [--n=250] [--norm=linf] [--eps=0.3] [--version=standard] [--attacks=] [--batch=250] [--seeds=0] [--json=FILE]
 
 The weights are the TRADES authors' MNIST network, the images MNIST's `x_test`, `y_test`. The authors' PyTorch code gives
 on the first 250, l_inf 0.3: 92.4 % after APGD-CE, APGD-T and FAB-T and 91.6 % after Square, in 284 s on two cores on
 which one PyTorch forward with input gradient of this network at batch 231 took 70 ms and one forward 36 ms. With the
 extra `torch` installed the same two are timed here before and after the run, so that the 284 s can be scaled to the
-machine and to what else runs on it, in proportion to 1,900 gradients and 5,900 forwards.
+machine and to what else runs on it, in proportion to 1,900 gradients and 5,900 forwards. `--attacks=apgd_ce,square_100`
+runs these stages in place of a version: cheap enough to see whether memory grows with `--n`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import os
 import pathlib
 import resource
 import time
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
 from advjax import models
-from advjax.attacks import autoattack
+from advjax.attacks import autoattack, cascade
 from experiments.benchmarks import common
 
 FLAGS = flags.FLAGS
@@ -33,6 +35,7 @@ flags.DEFINE_integer("n", 250, "number of images")
 flags.DEFINE_string("norm", "linf", "linf, l2 or l1")
 flags.DEFINE_float("eps", 0.3, "radius")
 flags.DEFINE_string("version", "standard", "of AutoAttack")
+flags.DEFINE_list("attacks", [], "stages in place of a version")
 flags.DEFINE_integer("batch", 250, "images at a time")
 flags.DEFINE_list("seeds", ["0"], "one run each")
 
@@ -73,8 +76,11 @@ def torch_anchor() -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints a line per seed."""
-    common.parse()
+    """Prints a row per seed, and writes it at once."""
+    flags_given = FLAGS.get_key_flags_for_module(__name__)
+    settings = {flag.name: flag.value for flag in flags_given}
+    settings.update({name: pathlib.Path(settings[name]).name for name in ("weights", "images")})
+    content: dict[str, Any] = {"hardware": common.hardware(), "settings": settings, "runs": []}
     module = models.create("small_cnn", 10)
     logits_fn = models.logits_fn(module, models.load_torch(FLAGS.weights, module, (28, 28, 1)))
     data = np.load(FLAGS.images)
@@ -88,14 +94,14 @@ def main() -> None:
             compiling[0] += seconds
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    rows = []
     for seed in map(int, FLAGS.seeds):
         anchor, load, compiling[0] = torch_anchor(), os.getloadavg()[0], 0.0
         started = time.perf_counter()
-        result = autoattack(
-            logits_fn, jax.random.key(seed), x, y,
-            norm=FLAGS.norm, eps=FLAGS.eps, version=FLAGS.version, batch_size=FLAGS.batch,
-        )  # fmt: skip
+        form, kind = autoattack, {"version": FLAGS.version}
+        if FLAGS.attacks:
+            form, kind = cascade, {"attacks": FLAGS.attacks}
+        key = jax.random.key(seed)
+        result = form(logits_fn, key, x, y, norm=FLAGS.norm, eps=FLAGS.eps, batch_size=FLAGS.batch, **kind)
         seconds = time.perf_counter() - started
         after = torch_anchor()
         row = {
@@ -112,16 +118,22 @@ def main() -> None:
         }
         if anchor:
             gradient, forward = ((anchor[k] + after[k]) / 2 for k in ("gradient", "forward"))
-            share = (1900 * gradient + 5900 * forward) / (1900 * REFERENCE_GRADIENT + 5900 * REFERENCE_FORWARD)
             row["PyTorch gradient, forward ms"] = [round(1000 * gradient), round(1000 * forward)]
+        if anchor and (FLAGS.n, FLAGS.norm, FLAGS.eps, FLAGS.version, FLAGS.attacks) == (
+            250,
+            "linf",
+            0.3,
+            "standard",
+            [],
+        ):
+            share = (1900 * gradient + 5900 * forward) / (1900 * REFERENCE_GRADIENT + 5900 * REFERENCE_FORWARD)
             row["reference here, s"] = round(REFERENCE_SECONDS * share)
             row["times as fast"] = round(REFERENCE_SECONDS * share / seconds, 2)
-        rows.append(row)
         print(json.dumps(row, indent=1), flush=True)
-    if FLAGS.json:
-        content = {"hardware": common.hardware(), "command": FLAGS.flag_values_dict(), "runs": rows}
-        pathlib.Path(FLAGS.json).write_text(json.dumps(content, indent=2, default=str) + "\n")
+        content["runs"].append(row)
+        if FLAGS.json:
+            pathlib.Path(FLAGS.json).write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)
