@@ -97,11 +97,12 @@ def main() -> None:
     for seed in map(int, FLAGS.seeds):
         anchor, load, compiling[0] = torch_anchor(), os.getloadavg()[0], 0.0
         started = time.perf_counter()
-        form, kind = autoattack, {"version": FLAGS.version}
+        arguments = (logits_fn, jax.random.key(seed), x, y)
+        options = {"norm": FLAGS.norm, "eps": FLAGS.eps, "batch_size": FLAGS.batch}
         if FLAGS.attacks:
-            form, kind = cascade, {"attacks": FLAGS.attacks}
-        key = jax.random.key(seed)
-        result = form(logits_fn, key, x, y, norm=FLAGS.norm, eps=FLAGS.eps, batch_size=FLAGS.batch, **kind)
+            result = cascade(*arguments, attacks=FLAGS.attacks, **options)
+        else:
+            result = autoattack(*arguments, version=FLAGS.version, **options)
         seconds = time.perf_counter() - started
         after = torch_anchor()
         row = {
