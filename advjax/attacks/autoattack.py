@@ -299,7 +299,7 @@ class _Cascade:
                     f"logits_fn gives logits that are NaN or infinite, first on the clean image of id "
                     f"{images.ids[rows[~finite][0]]}"
                 )
-            like_probabilities &= flag.are_probabilities(logits)
+            like_probabilities &= bool(flag.are_probabilities(logits).all())
             targets.append(np.argsort(-logits, -1, kind="stable")[:, 1:10].astype(np.int32))
             wrong.append(off)
         self.images = images._replace(targets=np.concatenate(targets))

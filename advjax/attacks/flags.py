@@ -23,10 +23,10 @@ MASKING = (
 )
 
 
-def are_probabilities(outputs: np.ndarray, tolerance: float = 1e-5) -> bool:
-    """Whether all outputs [B, K] lie in [0, 1] and every row sums to 1."""
+def are_probabilities(outputs: np.ndarray, tolerance: float = 1e-5) -> np.ndarray:
+    """Whether an example's outputs all lie in [0, 1] and sum to 1, [B, K] to [B]."""
     inside = (outputs > -tolerance) & (outputs < 1 + tolerance)
-    return bool(inside.all() and (np.abs(outputs.sum(-1) - 1.0) < tolerance).all())
+    return inside.all(-1) & (np.abs(outputs.sum(-1) - 1.0) < tolerance)
 
 
 def is_randomised(oracle: Oracle, x: np.ndarray, y: np.ndarray, key: jax.Array, forwards: int = 5) -> bool:

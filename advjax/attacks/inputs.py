@@ -84,4 +84,6 @@ def check_labels(y, num_classes: int) -> None:
     if not is_traced(y) and len(y):
         low, high = int(np.min(y)), int(np.max(y))
         if low < 0 or high >= num_classes:
-            raise InputError(f"y must be labels in 0..{num_classes - 1} (the logits' classes), they span {low} to {high}")
+            raise InputError(
+                f"y must be labels in 0..{num_classes - 1} (the logits' classes), they span {low} to {high}"
+            )

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import losses, parallel
+from advjax import parallel
 from advjax.attacks import cascade
+from advjax.attacks.flags import PROBABILITIES, are_probabilities
 from advjax.attacks.loops import as_partial
 from advjax.attacks.record import Record
 from advjax.data import Split, to_float
@@ -51,8 +52,8 @@ class Outcome(NamedTuple):
 
 
 @jax.jit
-def _correct(logits_fn, x, y):
-    return losses.correct(logits_fn(x), y) > 0
+def _logits(logits_fn, x):
+    return logits_fn(x)
 
 
 def attack_key(seed: int, name: str) -> jax.Array:
@@ -91,7 +92,7 @@ def run_attack(
         network_hash: names the weights, so that a record of others is refused.
 
     Raises:
-        InputError: a bad batch size, or a record of a different evaluation.
+        InputError: a bad batch size, logits that are not finite on a clean image, a record of a different evaluation.
     """
     devices = devices or parallel.local_devices()
     if batch_size < 1:
@@ -129,27 +130,37 @@ def _run_craft(
     source = logits_fn if crafted_on is None else parallel.replicate_for_jit(as_partial(crafted_on), devices)
     key = parallel.replicate_for_jit(attack_key(seed, attack.name), devices)
     record = Record(record_path, fingerprint(attack, seed, network_hash), split.image.shape[1:])
-    robust = np.zeros(n, bool)
-    known = np.zeros(n, bool)
+    robust, known, probabilities = (np.zeros(n, bool) for _ in range(3))
     for (row, _, _), entry in record.entries.items():
         if row < n:  # a record may be of more examples than are asked for now
-            robust[row], known[row] = entry["robust"], True
+            robust[row], known[row], probabilities[row] = entry["robust"], True, entry.get("probabilities", False)
     passes = {"forwards": attack.forwards, "backwards": attack.backwards}
     try:
         for rows, padded in _batches(np.flatnonzero(~known), min(batch_size, n), len(devices)):
             batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
             x, y, ids = parallel.shard_batch(batch, devices)
             x_adv = attack.craft(source, key, x, y, ids)
-            robust[rows] = np.asarray(_correct(logits_fn, x_adv, y))[: len(rows)]
+            logits = np.asarray(_logits(logits_fn, x_adv), np.float32)[: len(rows)]
+            finite = np.isfinite(logits).all(-1)
+            if attack.name == "clean":
+                if not finite.all():
+                    first = rows[~finite][0]
+                    raise InputError(f"the network gives logits that are NaN or infinite, first on test image {first}")
+                probabilities[rows] = are_probabilities(logits)
+            # What is not finite is no proof of an attack's success.
+            robust[rows] = (np.argmax(logits, -1) == split.label[rows]) | ~finite
             known[rows] = True
-            entries = [
-                {"id": int(i), "attack": attack.name, "trial": 0, "robust": bool(robust[i]), **passes} for i in rows
-            ]
-            record.add((entry, None) for entry in entries)
+            record.add((_entry(attack, i, bool(robust[i]), bool(probabilities[i]), passes), None) for i in rows)
             progress(int(known.sum()), n)
     finally:
         record.close()
-    return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards))
+    flags = (f"probabilities: {PROBABILITIES}",) if n and probabilities.all() else ()
+    return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards), flags)
+
+
+def _entry(attack: Attack, i: int, robust: bool, probabilities: bool, passes: dict[str, int]) -> dict[str, Any]:
+    entry = {"id": int(i), "attack": attack.name, "trial": 0, "robust": robust, **passes}
+    return {**entry, "probabilities": True} if probabilities else entry
 
 
 def fingerprint(attack: Attack, seed: int, network_hash: str | None) -> dict[str, Any]:

@@ -61,6 +61,20 @@ def test_clean_and_transfer(split):
     assert own < transferred.accuracy
 
 
+def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
+    def broken(x):
+        return jnp.where(x[:, 3:4, 3, 0] > 0.9, jnp.nan, network(x))
+
+    with pytest.raises(InputError, match="NaN or infinite, first on test image"):
+        evaluate.run_attack(broken, evaluate.clean(), split)
+    for _ in range(2):  # the second time from the record
+        outcome = evaluate.run_attack(
+            lambda x: jax.nn.softmax(network(x)), evaluate.clean(), split, record_path=tmp_path / "clean.jsonl"
+        )
+        assert "look like probabilities" in outcome.flags[0]
+    assert evaluate.run_attack(network, evaluate.clean(), split).flags == ()
+
+
 def test_progress_reaches_the_end(split):
     seen = []
     evaluate.run_attack(network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done))
