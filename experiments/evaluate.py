@@ -70,6 +70,8 @@ def _run(argv: list[str]) -> None:
     sources = [name for name in ("workdir", "weights", "function") if getattr(options, name)]
     if len(sources) != 1:
         raise InputError(f"exactly one of --workdir, --weights and --function must be given, not {sources or 'none'}")
+    if options.examples < 0:
+        raise InputError(f"--examples must be at least 0 (0: all), it is {options.examples}")
     if not options.out:
         raise InputError("--out is missing: --out=FOLDER")
     compilation_cache.enable(options.compilation_cache)

@@ -37,7 +37,8 @@ def check_attack(x, y, norm: str, eps, *, steps: int = 1, restarts: int = 1) -> 
         if np.ndim(eps) and np.shape(eps) != (len(x),):
             raise InputError(f"eps must be a number or one per image, [{len(x)}], it has shape {np.shape(eps)}")
     if not is_traced(x) and len(x):
-        low, high = float(jnp.min(x)), float(jnp.max(x))
+        with jax.ensure_compile_time_eval():  # x may be a constant of a function that is being traced
+            low, high = float(jnp.min(x)), float(jnp.max(x))
         if not (low >= 0.0 and high <= 1.0):
             raise InputError(f"x must lie in [0, 1], it spans {low:g} to {high:g}")
 
@@ -82,7 +83,8 @@ def check_labels(y, num_classes: int) -> None:
     if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
         raise InputError(f"y must be integer labels [B], it is {y.dtype} of shape {y.shape}")
     if not is_traced(y) and len(y):
-        low, high = int(np.min(y)), int(np.max(y))
+        values = np.asarray(y)
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= num_classes:
             raise InputError(
                 f"y must be labels in 0..{num_classes - 1} (the logits' classes), they span {low} to {high}"

@@ -26,16 +26,22 @@ class Record:
     Args:
         path: the file; None keeps nothing.
         config: plain values that fix the outcome. A record of another configuration is refused.
-        image_shape: (H, W, C).
+        image_shape: (H, W, C); None keeps no images.
 
     Raises:
         InputError: the file is no record, or one of a different configuration.
     """
 
-    def __init__(self, path: str | os.PathLike | None, config: Mapping[str, Any], image_shape: tuple[int, ...]):
+    def __init__(
+        self,
+        path: str | os.PathLike | None,
+        config: Mapping[str, Any],
+        image_shape: tuple[int, ...] | None = None,
+    ):
         self.entries: dict[tuple[int, str, int], dict[str, Any]] = {}
         self.image_shape = image_shape
-        self._files: tuple[BinaryIO, BinaryIO] | None = None
+        self._file: BinaryIO | None = None
+        self._images: BinaryIO | None = None
         self._rows = 0
         if path is None:
             return
@@ -57,46 +63,48 @@ class Record:
             raise InputError(f"{images} lacks images that {path} names: delete both to start again")
         path.parent.mkdir(parents=True, exist_ok=True)
         ends = sum(len(line) + 1 for line in lines), self._rows * self._image_bytes
-        self._files = _open_at(path, ends[0]), _open_at(images, ends[1])
+        self._file = _open_at(path, ends[0])
+        self._images = None if image_shape is None else _open_at(images, ends[1])
         if not lines:
             self._write([{"format": FORMAT, "config": config}])
 
     @property
     def _image_bytes(self) -> int:
-        return 4 * int(np.prod(self.image_shape))
+        return 0 if self.image_shape is None else 4 * int(np.prod(self.image_shape))
 
     def image(self, entry: Mapping[str, Any]) -> np.ndarray:
         """The adversarial image of an entry that was in the record when it was opened."""
-        assert self._files is not None
-        images = self._files[1]
-        images.seek(entry["row"] * self._image_bytes)
-        image = np.frombuffer(images.read(self._image_bytes), "<f4").reshape(self.image_shape)
-        images.seek(0, os.SEEK_END)
+        assert self._images is not None
+        self._images.seek(entry["row"] * self._image_bytes)
+        image = np.frombuffer(self._images.read(self._image_bytes), "<f4").reshape(self.image_shape)
+        self._images.seek(0, os.SEEK_END)
         return image
 
     def add(self, entries: Iterable[tuple[dict[str, Any], np.ndarray | None]]) -> None:
         """Appends entries, each with its adversarial image or None."""
-        if self._files is None:
+        if self._file is None:
             return
         lines = []
         for entry, image in entries:
-            if image is not None:
-                self._files[1].write(np.ascontiguousarray(image, "<f4").tobytes())
+            if image is not None and self._images is not None:
+                self._images.write(np.ascontiguousarray(image, "<f4").tobytes())
                 entry = {**entry, "row": self._rows}
                 self._rows += 1
             lines.append(entry)
-        self._files[1].flush()
+        if self._images is not None:
+            self._images.flush()
         self._write(lines)
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
-        assert self._files is not None
-        self._files[0].write("".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._files[0].flush()
+        assert self._file is not None
+        self._file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._file.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        for file in self._files or ():
-            file.close()
+        for file in (self._file, self._images):
+            if file is not None:
+                file.close()
 
 
 def _open_at(path: pathlib.Path, size: int) -> BinaryIO:

@@ -176,6 +176,8 @@ def markdown(report: Mapping[str, Any]) -> str:
                 lines.append("| " + " | ".join(map(str, [*cells, f"{row['seconds']:.1f}"])) + " |")
             first = rows[0]
             lines += ["", f"Seed {first['seed']}, {first['dtype']}, {first['device']}.", ""]
+            surrogates = dict.fromkeys(row["surrogate"] for row in rows if row["surrogate"])
+            lines += [f"Transfer attacks were crafted on {', '.join(surrogates)}.", ""] if surrogates else []
     lines += _mean(report.get("mean", []))
     lines += _teachers(report.get("teachers", {}))
     lines += ["W-Robust = 0.5 clean + 0.5 robust accuracy. Accuracies in percent."]

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import parallel
-from advjax.attacks import cascade
+from advjax.attacks import Stage, cascade
+from advjax.attacks.autoattack import stage
 from advjax.attacks.flags import PROBABILITIES, are_probabilities
+from advjax.attacks.inputs import check_labels, count_classes
 from advjax.attacks.loops import as_partial
 from advjax.attacks.record import Record
 from advjax.data import Split, to_float
@@ -92,11 +94,13 @@ def run_attack(
         network_hash: names the weights, so that a record of others is refused.
 
     Raises:
-        InputError: a bad batch size, logits that are not finite on a clean image, a record of a different evaluation.
+        InputError: a bad batch size, a function that gives no logits, labels that are no classes of it, logits that
+            are not finite on a clean image, a record of a different evaluation.
     """
     devices = devices or parallel.local_devices()
     if batch_size < 1:
         raise InputError(f"evaluation.batch_size must be at least 1, it is {batch_size}")
+    check_labels(split.label, count_classes(logits_fn, split.image.shape[1:]))
     started = time.perf_counter()
     run = _run_stages if attack.stages else _run_craft
     outcome = run(logits_fn, attack, split, seed, batch_size, devices, crafted_on, progress, record_path, network_hash)
@@ -104,6 +108,15 @@ def run_attack(
 
 
 def _run_stages(logits_fn, attack, split, seed, batch_size, devices, _, progress, record_path, network_hash):
+    n = len(split.label)
+    classes = count_classes(logits_fn, split.image.shape[1:])
+    costs = {name: _cost(stage(name, attack.norm, classes)) for name in attack.stages}
+
+    def whole(name: str, done: int, total: int) -> None:
+        """The share of the cascade that is behind, as a number of images."""
+        before = sum(list(costs.values())[: list(costs).index(name)])
+        progress(int(n * (before + costs[name] * done / total) / sum(costs.values())), n)
+
     result = cascade(
         logits_fn,
         attack_key(seed, attack.name),
@@ -114,12 +127,18 @@ def _run_stages(logits_fn, attack, split, seed, batch_size, devices, _, progress
         attacks=attack.stages,
         batch_size=batch_size,
         devices=devices,
-        progress=lambda stage, done, total: progress(done, total),
+        progress=whole,
         record_path=record_path,
         network_hash=network_hash,
     )
     flags = tuple(f"{name}: {sentence}" for name, sentence in result.flags.items())
     return Outcome(result.robust, 0.0, result.forwards, result.backwards, flags, result.notes)
+
+
+def _cost(stage: Stage) -> float:
+    """Passes of an image that withstands the stage, a backward as two forwards."""
+    attack = stage.attack
+    return stage.trials * attack.ticks * (attack.forwards_per_tick + 2 * attack.backwards_per_tick)
 
 
 def _run_craft(
@@ -129,7 +148,7 @@ def _run_craft(
     logits_fn = parallel.replicate_for_jit(as_partial(logits_fn), devices)
     source = logits_fn if crafted_on is None else parallel.replicate_for_jit(as_partial(crafted_on), devices)
     key = parallel.replicate_for_jit(attack_key(seed, attack.name), devices)
-    record = Record(record_path, fingerprint(attack, seed, network_hash), split.image.shape[1:])
+    record = Record(record_path, fingerprint(attack, seed, network_hash))
     robust, known, probabilities = (np.zeros(n, bool) for _ in range(3))
     for (row, _, _), entry in record.entries.items():
         if row < n:  # a record may be of more examples than are asked for now

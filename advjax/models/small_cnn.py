@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from advjax.errors import InputError
 from advjax.models.layers import (
     Linear,
     Network,
@@ -53,6 +54,10 @@ class SmallCNN(Network):
     @nn.compact
     def __call__(self, x: jax.Array, train: Train = False) -> jax.Array:
         """Images [B, H, W, C] in [0, 1], sides of at least 16 pixels, to logits [B, K]."""
+        if min(x.shape[1:3]) < 16:
+            raise InputError(
+                f"small_cnn needs images of at least 16 x 16 pixels, they have {x.shape[1]} x {x.shape[2]}"
+            )
         conv, _ = self.makers()
         x = self.prepare(x)
         for i, features in enumerate([self.width, self.width, 2 * self.width, 2 * self.width], start=1):

@@ -120,8 +120,10 @@ class Display:
         if self._progress:
             self._progress.update(self._task, completed=done, total=self._total, note=note)
         elif now >= self._next_line and done < self._total:
-            left = (now - self._started) / max(done - self._first, 1) * (self._total - done)
-            self.line(f"  {self._description} {done}/{self._total}  {note}  {duration(left)} left")
+            left = ""
+            if done > self._first:
+                left = f"{duration((now - self._started) / (done - self._first) * (self._total - done))} left"
+            self.line(f"  {self._description} {done}/{self._total}  {note}  {left}".rstrip())
             self._next_line = now + 15.0
             sys.stdout.flush()
 

@@ -73,6 +73,10 @@ def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
         )
         assert "look like probabilities" in outcome.flags[0]
     assert evaluate.run_attack(network, evaluate.clean(), split).flags == ()
+    with pytest.raises(InputError, match="must map images"):
+        evaluate.run_attack(lambda x: network(x)[0], evaluate.clean(), split)
+    with pytest.raises(InputError, match=r"labels in 0\.\.2"):
+        evaluate.run_attack(lambda x: network(x)[:, :3], evaluate.clean(), split)
 
 
 def test_progress_reaches_the_end(split):
@@ -80,6 +84,11 @@ def test_progress_reaches_the_end(split):
     evaluate.run_attack(network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done))
     assert seen[-1] == 50
     assert seen == sorted(seen)
+    seen.clear()
+    attack = evaluate.protocols.stages("two", "linf", 0.02, "apgd_ce", "square_50")
+    evaluate.run_attack(network, attack, split, batch_size=50, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert 0 < seen[0][0] < seen[-1][0] <= 50 == seen[0][1]
     with pytest.raises(InputError, match=r"evaluation\.batch_size"):
         evaluate.run_attack(network, evaluate.clean(), split, batch_size=0)
 

@@ -102,6 +102,7 @@ def test_weights_file_with_an_architecture(folder):
         (("--function=mine:make", "--data=digits", "--eps=8", "--out=x"), "did you mean 8/255"),
         (("--weights=w.pt", "--data=digits", "--eps=0.1", "--out=x"), "--network is missing"),
         (("--workdir=no/such/run", "--out=x"), "not the folder of a run"),
+        (("--function=mine:make", "--data=digits", "--eps=0.1", "--examples=-5", "--out=x"), "--examples must be"),
         (("--protocl=fast",), "--protocl"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
