@@ -77,6 +77,8 @@ def test_the_same_inside_and_outside_of_jit():
     eager = attacks.pgd(wavy, KEY, X, Y, **options)
     jitted = jax.jit(lambda key, x, y: attacks.pgd(wavy, key, x, y, **options))(KEY, X, Y)
     np.testing.assert_allclose(jitted, eager, atol=1e-6)
+    constant = jax.jit(lambda key: attacks.pgd(wavy, key, X, Y, **options))(KEY)
+    np.testing.assert_allclose(constant, eager, atol=1e-6)
 
 
 def test_vmap_over_epsilons_and_one_per_example():
