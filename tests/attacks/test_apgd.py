@@ -151,6 +151,74 @@ def test_best_loss_never_falls_and_is_the_loss_of_the_best_point(norm):
         np.testing.assert_allclose(state.best_value, losses.cross_entropy(f(state.best), y), rtol=1e-4, atol=1e-5)
 
 
+def literal_l1_run(loss_and_gradient, wrong, noise, x, eps, steps):
+    """The l_1 run as its formulas read, on one image; -> every best loss and step size, the last success."""
+    d, trace, success = x.size, [], None
+    project = jax.jit(lambda z, radius: threat.project_l1_box(z[None], x[None], radius)[0])
+
+    def l0(z):
+        return np.sum(z != x)
+
+    early = int(np.ceil(0.3 * steps))
+    start = x + noise
+    for multiple, count in ((3, early), (2, early), (1, steps - 2 * early)):
+        radius = step = np.float32(multiple * eps)
+        point = best = np.asarray(project(start, radius))
+        value, gradient = loss_and_gradient(point)
+        best_value, best_gradient = value, gradient
+        sparsity = l0(best)
+        share = sparsity / (1.5 * d)
+        success = point if multiple == 1 and wrong(point) else success
+        trace.append((best_value, step))
+        for i in range(1, count + 1):
+            size = np.sort(np.abs(gradient).ravel())
+            moving = np.abs(gradient) >= size[int(np.clip((1 - share) * d, 0, d - 1))]
+            direction = np.where(moving, np.sign(gradient), 0)
+            point = np.asarray(project(point + step * direction / np.abs(direction).sum(), radius))
+            value, gradient = loss_and_gradient(point)
+            success = point if multiple == 1 and wrong(point) else success
+            if value > best_value:
+                best, best_value, best_gradient = point, value, gradient
+            if i % max(int(0.04 * count), 1) == 0:
+                ratio, sparsity = l0(best) / sparsity, l0(best)
+                share = sparsity / (1.5 * d)
+                if ratio < 0.95:
+                    step, point, gradient = radius, best, best_gradient
+                else:
+                    step = max(step / 1.5, radius / 10)
+            trace.append((best_value, step))
+        start = best
+    return trace, success
+
+
+def test_l1_follows_the_algorithm_step_by_step():
+    f, x, y = toy.labelled(4, wrong=0)
+    eps, steps, n = 0.8, 20, 4
+    attack = APGD("l1", "ce", steps)
+    e = Example(*map(jnp.asarray, (x, y, np.full(n, eps, np.float32), np.arange(n), np.zeros(n, np.int32), y)))
+    state = attack.begin(e, KEY)
+    noise = np.asarray(state.best) - x
+    step = jax.jit(lambda state: attack(0, state, e, Oracle(jax.tree_util.Partial(f)), KEY))
+    ours = []
+    for _ in range(attack.ticks):
+        state = step(state)
+        ours.append((np.asarray(state.best_value), np.asarray(state.step)))
+    value_and_grad = jax.jit(
+        jax.value_and_grad(lambda image, label: losses.cross_entropy(f(image[None]), label[None])[0])
+    )
+    for i in range(n):
+        trace, success = literal_l1_run(
+            lambda z, i=i: [np.asarray(v) for v in value_and_grad(jnp.asarray(z), jnp.asarray(y[i]))],
+            lambda z, i=i: np.argmax(f(z[None])) != y[i],
+            noise[i], x[i], eps, steps,
+        )  # fmt: skip
+        np.testing.assert_allclose([v[i] for v, _ in ours], [v for v, _ in trace], rtol=2e-3, atol=1e-4)
+        np.testing.assert_allclose([s[i] for _, s in ours], [s for _, s in trace], rtol=1e-5)
+        assert bool(state.success[i]) == (success is not None)
+        np.testing.assert_allclose(state.x_adv[i], x[i] if success is None else success, atol=1e-3)
+    assert len({s for _, step in ours for s in step.tolist()}) > 4
+
+
 def test_l1_comes_in_from_three_radii():
     assert APGD("l1", steps=100).stages == ((3.0, 30), (2.0, 30), (1.0, 40))
     f, x, y = toy.labelled(4, wrong=0)

@@ -102,6 +102,41 @@ def test_distance_to_a_linear_boundary(norm, dual, targeted):
     np.testing.assert_array_equal(result.success, found <= 1.0)
 
 
+def literal_run(f, x, y, target, norm, steps):
+    """FAB-T on one image as its formulas read; -> the least distance and the point there."""
+    margin = jax.jit(jax.value_and_grad(lambda z: f(z[None])[0, target] - f(z[None])[0, y]))
+    move = jax.jit(lambda point, w, b: move_to_hyperplane(point.reshape(1, -1), w.reshape(1, -1), b[None], norm)[0])
+    point, nearest, best = x, np.inf, x
+    for _ in range(steps):
+        gap, w = map(np.asarray, margin(point))
+        b = np.sum(w * point) - gap
+        moves = [np.asarray(move(start, w, b)).reshape(x.shape) for start in (point, x)]
+        a1, a2 = (max(toy.distance(m[None], 0 * x[None], norm)[0], 1e-8) for m in moves)
+        alpha = min(a1 / (a1 + a2), 0.1)
+        point = np.clip((1 - alpha) * (point + 1.05 * moves[0]) + alpha * (x + 1.05 * moves[1]), 0, 1)
+        point = point.astype(np.float32)
+        if np.argmax(f(point[None])) != y:
+            distance = toy.distance(point[None], x[None], norm)[0]
+            if distance < nearest:
+                nearest, best = distance, point
+            point = (x + 0.9 * (point - x)).astype(np.float32)
+    return nearest, best
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_follows_the_algorithm_step_by_step(norm):
+    f, x, y = toy.labelled(3, wrong=0)
+    target = np.asarray((y + 3) % 10)
+    result = fab(f, KEY, x, y, norm=norm, eps=1.0, steps=7, target=target)
+    found = 0
+    for i in range(3):
+        nearest, best = literal_run(f, x[i], y[i], target[i], norm, 7)
+        np.testing.assert_allclose(result.distance[i], nearest, rtol=1e-3)
+        np.testing.assert_allclose(result.x_adv[i], best, atol=1e-3)
+        found += np.isfinite(nearest)
+    assert found >= 2
+
+
 def test_restarts_start_elsewhere_and_keep_to_the_id():
     f, x, y = toy.labelled(4, wrong=0)
     first, second, again = (

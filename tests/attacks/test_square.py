@@ -1,12 +1,15 @@
 """Square: its windows, its schedule, its bounds."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from advjax import losses, threat
 from advjax.attacks import square
-from advjax.attacks.oracle import Example
+from advjax.attacks.oracle import Example, Oracle
 from advjax.attacks.square import Square, _corner, _inside, pattern, window_share, window_sides
 from tests.attacks import toy
 
@@ -51,6 +54,69 @@ def test_a_query_reaches_the_last_row_and_column(norm):
     assert touched.all()
     windows = np.any(np.abs(np.asarray(new - start)) > 1e-6, 3)
     assert len(np.unique(windows, axis=0)) > 20
+
+
+def test_only_better_points_are_kept():
+    f, x, y = toy.labelled(6, wrong=0)
+    attack, n = Square("linf", 60), 6
+    e = Example(*map(jnp.asarray, (x, y, np.full(n, 0.04, np.float32), np.arange(n), np.zeros(n, np.int32), y)))
+    step = jax.jit(lambda state: attack(0, state, e, Oracle(jax.tree_util.Partial(f)), KEY))
+    states = [attack.begin(e, KEY)]
+    for _ in range(60):
+        states.append(jax.device_get(step(states[-1])))
+    kept = 0
+    for before, after in itertools.pairwise(states[1:]):
+        moved = np.any(after.x != before.x, (1, 2, 3))
+        better = (after.margin < before.margin) | (after.margin <= 0)
+        assert np.all(better[moved]) and np.all(after.margin[~moved] == before.margin[~moved])
+        kept += moved.sum()
+    assert kept > 10
+    points = np.stack([state.x for state in states[1:]])
+    margins = -losses.margin(f(points.reshape(-1, *x.shape[1:])), np.tile(y, 60)).reshape(60, n)
+    np.testing.assert_allclose(margins, [state.margin for state in states[1:]], atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_mass_moves_as_the_formula_says(norm):
+    """Window 1 takes its own direction plus eta, scaled to what both windows and the unused budget hold."""
+    n, shape, side = 4, (9, 12, 2), 3
+    rng = np.random.default_rng(0)
+    x = np.full((n, *shape), 0.5, np.float32)
+    eps, ids, zeros = np.full(n, EPS[norm], np.float32), np.arange(n), np.zeros(n, np.int32)
+    e = Example(*map(jnp.asarray, (x, zeros, eps, ids, zeros, zeros)))
+    attack, order = Square(norm, 5000), {"l2": 2, "l1": 1}[norm]
+    delta = rng.normal(size=x.shape).astype(np.float32)
+    delta *= (0.7 * eps / np.linalg.norm(delta.reshape(n, -1), order, axis=-1))[:, None, None, None]
+    keys = e.keys(KEY)
+    moved = np.asarray(jax.jit(attack._move_mass)(x + delta, e, keys, jnp.full(n, side)) - x)
+
+    def length(values):
+        return np.linalg.norm(values.reshape(-1), order)
+
+    for i in range(n):
+        first, second, flip, sign = jax.random.split(keys[i], 4)
+        (r1, c1), (r2, c2) = (_corner(k, jnp.asarray(side), *shape[:2]) for k in (first, second))
+        one, two = (np.s_[int(r) : int(r) + side, int(c) : int(c) + side] for r, c in ((r1, c1), (r2, c2)))
+        both = np.zeros(shape[:2], bool)
+        both[one] = both[two] = True
+        eta = pattern(side, norm)
+        eta = eta.T if jax.random.bernoulli(flip) else eta
+        signs = np.asarray(jax.random.rademacher(sign, (2,), jnp.float32))
+        new = delta[i].copy()
+        new[two] = 0
+        for c in range(2):
+            v = signs[c] * eta + delta[i][one][..., c] / length(delta[i][one][..., c])
+            held = length(delta[i][both][..., c])
+            if norm == "l2":
+                size = np.sqrt(max(eps[i] ** 2 - length(delta[i]) ** 2, 0) / 2 + held**2)
+            else:
+                size = (max(eps[i] - length(delta[i]), 0) / 2 + held) * 2
+            new[one][..., c] = v / length(v) * size
+        if norm == "l2":
+            new = np.clip(new / length(new) * eps[i], -0.5, 0.5)
+        else:
+            new = np.asarray(threat.project_l1_box(x[i : i + 1] + new[None], x[i : i + 1], eps[i])[0]) - 0.5
+        np.testing.assert_allclose(moved[i], new, atol=2e-5)
 
 
 def test_patterns():
