@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import threat
-from advjax.attacks.loops import is_traced
+from advjax.attacks.loops import as_partial, is_traced
 from advjax.errors import InputError
 
 
@@ -61,6 +61,11 @@ def default_ids(ids: jax.Array | None, n: int) -> jax.Array:
     return ids
 
 
+@jax.jit
+def _apply(logits_fn: Callable, *args: jax.Array):  # jitted for its memory: no network is traced twice
+    return logits_fn(*args)
+
+
 def count_classes(logits_fn: Callable, image_shape: tuple[int, ...], *, keyed: bool = False) -> int:
     """K of `logits_fn`, which is looked at without being run.
 
@@ -69,7 +74,7 @@ def count_classes(logits_fn: Callable, image_shape: tuple[int, ...], *, keyed: b
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     key = (jax.eval_shape(lambda: jax.random.key(0)),) if keyed else ()
-    out = jax.eval_shape(logits_fn, image, *key)
+    out = _apply.eval_shape(as_partial(logits_fn), image, *key)
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 1:
         raise InputError(f"logits_fn must map images [B, H, W, C] to logits [B, K]; for one image it gives {out}")
