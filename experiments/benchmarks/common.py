@@ -148,8 +148,9 @@ def compare(title: str, forms: Mapping[str, Callable[[], Any]]) -> None:
         report.add(title, form=name, **seconds(row), ratio=over(row, fastest))
 
 
-def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """The least-squares line y = a + b x: (a, b, largest relative deviation of a y from it)."""
+def growth(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
+    """How positive y grow with x: least-squares line a + b x, the largest relative deviation from it, and power of x."""
     b, a = np.polyfit(x, y, 1)
-    deviation = np.max(np.abs(a + b * np.asarray(x) - y) / np.abs(y))
-    return float(a), float(b), float(deviation)
+    deviation = np.max(np.abs(a + b * np.asarray(x) - y) / y)
+    power = np.polyfit(np.log(x), np.log(y), 1)[0]
+    return {"at 0": float(a), "per unit": float(b), "deviation": float(deviation), "power": float(power)}

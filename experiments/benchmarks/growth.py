@@ -54,7 +54,7 @@ def _step(name: str = "pgd_at", **fields) -> steps.Step:
 
 
 def _table(report: common.Report, title: str, variable: str, values: Iterable[str], make: Callable[[int], steps.Step]):
-    """A row per value, all taking turns, and the line that fits three or more."""
+    """A row per value, all taking turns, and how three or more grow."""
     made = {int(value): make(int(value)) for value in values}
     plans = {value: step.compile().memory_analysis() for value, step in made.items()}
     times = common.measure({str(value): step for value, step in made.items()}, FLAGS.repeats)
@@ -66,8 +66,8 @@ def _table(report: common.Report, title: str, variable: str, values: Iterable[st
         report.add(title, **{variable: value}, **common.seconds(times[str(value)]), **memory)
     rows = report.content["tables"][title]
     for quantity in ("median s", "temporary MiB", "arguments MiB") if len(rows) > 2 else ():
-        start, slope, deviation = common.line([row[variable] for row in rows], [row[quantity] for row in rows])
-        report.add(f"{title}: lines", quantity=quantity, at_0=start, per_unit=slope, largest_deviation=deviation)
+        law = common.growth([row[variable] for row in rows], [row[quantity] for row in rows])
+        report.add(f"{title}: growth", quantity=quantity, **law)
 
 
 def batch(report: common.Report) -> None:

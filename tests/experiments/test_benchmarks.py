@@ -66,9 +66,11 @@ def test_a_turn_that_is_slow_for_all_does_not_count():
     assert common.over({"times": [2.0, 20.0, 2.0]}, {"times": [1.0, 10.0, 4.0]}) == 2
 
 
-def test_a_line_and_how_far_points_lie_from_it():
-    assert common.line([1, 2, 4], [5, 7, 11]) == pytest.approx((3, 2, 0), abs=1e-9)
-    assert common.line([1, 2, 3], [1, 2, 6])[2] > 0.1
+def test_growth_as_a_line_and_as_a_power():
+    linear, square = common.growth([1, 2, 4], [5, 7, 11]), common.growth([1, 2, 4], [3, 12, 48])
+    assert (linear["at 0"], linear["per unit"], linear["deviation"]) == pytest.approx((3, 2, 0), abs=1e-9)
+    assert square["power"] == pytest.approx(2)
+    assert square["deviation"] > 0.1
 
 
 def test_one_command_runs_and_writes(tmp_path):
