@@ -134,6 +134,24 @@ def test_follows_the_algorithm_step_by_step():
     assert np.all(ours[-1][1] < 2 * eps)
 
 
+def test_a_look_halves_the_step_for_either_reason():
+    """Too few rises, or no new best since the last look, unless that look halved too."""
+    attack, ones, x = APGD("linf"), np.ones(5), toy.images(5)
+    e = Example(*map(jnp.asarray, (x, ones, ones, np.arange(5), np.zeros(5, np.int32), ones)))
+    state = attack.begin(e, KEY)._replace(
+        step=jnp.ones(5), check=jnp.full(5, 20), period=jnp.full(5, 20), rises=jnp.asarray([15, 16, 16, 16, 16]),
+        halved=jnp.asarray([True, True, False, False, True]),
+        best_value=jnp.asarray([2.0, 1.0, 1.0, 2.0, 2.0]), best_at_check=jnp.ones(5),
+    )  # fmt: skip
+    new = attack._adapt_step(state, e, ones, jnp.full(5, 20), 0)
+    np.testing.assert_array_equal(new.step, [0.5, 1, 0.5, 1, 1])
+    np.testing.assert_array_equal(new.halved, [True, False, True, False, False])
+    np.testing.assert_array_equal(new.check, 20 + 17)
+    np.testing.assert_array_equal(new.best_at_check, state.best_value)
+    early = attack._adapt_step(state, e, ones, jnp.full(5, 19), 0)
+    np.testing.assert_array_equal(early.step, 1)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_best_loss_never_falls_and_is_the_loss_of_the_best_point(norm):
     f, x, y = toy.labelled(8)
