@@ -32,9 +32,7 @@ def traced_passes(name, attack_steps):
 @pytest.mark.parametrize("name", ["natural", "pgd_at", "trades", "dynat"])
 def test_a_step_does_the_arithmetic_of_the_table(name):
     table = passes.PASSES[name]
-    for attack_steps in (0, 3):
-        expected = table.per_step * attack_steps + table.rest
-        assert traced_passes(name, attack_steps) == pytest.approx(expected, rel=0.015)
+    assert traced_passes(name, 7) == pytest.approx(table.per_step * 7 + table.rest, rel=0.015)
 
 
 def test_arithmetic_of_convolutions_products_and_loops():
