@@ -36,10 +36,8 @@ def move_to_hyperplane(point: jax.Array, w: jax.Array, b: jax.Array, norm: str) 
     gap = jnp.abs(gap)
     size = jnp.abs(w)
     room = jnp.where(w > 0, point, 1.0 - point)
-    gain = size * room
-    out_of_reach = jnp.sum(gain, -1, keepdims=True) < gap
-    size_moved = _fill(size, gain, gap) * room if norm == "l1" else _spread(size, room, gap, norm)
-    return -jnp.sign(w) * jnp.where(out_of_reach, room, size_moved)
+    size_moved = _fill(size, size * room, gap) * room if norm == "l1" else _spread(size, room, gap, norm)
+    return -jnp.sign(w) * size_moved
 
 
 def _spread(size: jax.Array, room: jax.Array, gap: jax.Array, norm: str) -> jax.Array:
