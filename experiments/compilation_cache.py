@@ -28,7 +28,7 @@ def enable(where: str) -> None:
     if where == "off":
         return jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
-    if where == "auto" and jax.config.jax_compilation_cache_dir:
+    if where == "auto" and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
     folder = _users() if where == "auto" else pathlib.Path(where)
     folder = folder / _processor()

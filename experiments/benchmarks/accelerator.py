@@ -99,8 +99,11 @@ def _row(name: str, precision: str, batch: int, peak: float) -> dict[str, float]
 def main() -> None:
     """Prints the peaks and a row per step."""
     if FLAGS.toy:
-        FLAGS.networks, FLAGS.width, FLAGS.batches, FLAGS.products = ["tiny_cnn"], 8, [16, 32], [256, 512]
-    FLAGS.json = FLAGS.json or str(pathlib.Path(FLAGS.out) / "rows.json")
+        small = {"networks": ["tiny_cnn"], "width": 8, "batches": ["16", "32"], "products": ["256", "512"]}
+        for name, value in small.items():
+            setattr(FLAGS, name, value)
+    if not FLAGS.json:
+        FLAGS["json"].value = str(pathlib.Path(FLAGS.out) / "rows.json")
     report = common.Report(f"PGD-{FLAGS.steps} adversarial training step against the hardware")
     peaks = {}
     for precision in FLAGS.precisions:

@@ -83,7 +83,7 @@ class Step:
         epochs = run.config["epochs"]
         phase = run.method.phase(epochs - 1, epochs)
         per_device = make_step(run.method, run.modules, run.optimizer, run.step, phase)
-        self.mapped = parallel.pmap(per_device, run.devices, donate_argnums=0)
+        self.mapped: Any = parallel.pmap(per_device, run.devices, donate_argnums=0)
         train = run.dataset.train
         order = epoch_order(0, 0, len(train.label), run.config["batch_size"])
         self.state = parallel.replicate(initial_state(run), run.devices)

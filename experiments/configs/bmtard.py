@@ -12,7 +12,7 @@ a WRN-34-10, on CIFAR-100 a WRN-22-6 and a WRN-70-16 (weeks on one GPU: bring th
 The authors' recipe: ResNet-18 (or `-mobilenet_v2`), 300 epochs, SGD 0.1, weight decay 2e-4, x0.1 after 215, 260 and 285
 (the balances' rates too), loss x10 on CIFAR-100. `tiny_imagenet` (`--config.data.path=tiny-imagenet-200`) is our
 choice: PreAct ResNet-34 teachers, PreAct ResNet-18, 100 epochs, drops at 75 and 90, batch 32, loss x10. So are, on
-digits, a temperature rate of 0.05 and a loss x10, since there are 400 steps where CIFAR-10 has 117,300.
+digits, a temperature rate of 0.05 and a loss x10, since there are 300 steps where CIFAR-10 has 117,300.
 
 The ablation: `--config.method.temperature_balance=False`, `--config.method.loss_balance=False`, or both.
 """

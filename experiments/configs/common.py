@@ -90,7 +90,7 @@ def digits(config: ConfigDict) -> ConfigDict:
     config.attack.eps = "0.2"
     config.attack.step_size = "0.05"
     config.batch_size = 128
-    config.epochs = 40
+    config.epochs = 30
     return config
 
 
