@@ -228,7 +228,7 @@ def test_a_published_teacher_by_name(test_data, tmp_path):
     with pytest.raises(InputError, match=message):
         build(config)
     config["teachers"]["robust"]["network"]["name"] = "small_cnn"
-    with pytest.raises(InputError, match=r"teachers\.robust\.network \(SmallCNN\) does not take images \(8, 8, 1\)"):
+    with pytest.raises(InputError, match=r"teachers\.robust\.network: small_cnn needs images of at least 16 x 16"):
         build(config)
     config["teachers"]["robust"]["network"]["name"] = "trades_mnist"
     rng = np.random.default_rng(0)
