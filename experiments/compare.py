@@ -47,9 +47,7 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--protocol", default="fast", help="evaluation.protocol of every run")
     parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE of every run's config; may be repeated")
     parser.add_argument("--runs", default="", help="folders of finished runs to compare instead")
-    parser.add_argument("--compilation_cache", default="auto", help="auto, off or a folder")
     options = parser.parse_args(argv[1:])
-    compilation_cache.enable(options.compilation_cache)
     display = Display()
     if options.runs:
         reports = {name: [runs.read_json(pathlib.Path(name), "report.json")] for name in options.runs.split(",")}
@@ -76,6 +74,7 @@ def _finish_runs(options: Any, display: Display) -> dict[str, list[dict[str, Any
         raise InputError(f"--seeds must be whole numbers such as 0,1,2, they are {options.seeds!r}") from None
     methods, root = options.methods.split(","), pathlib.Path(options.root)
     configs = {(m, s): _config(m, s, methods, root, options) for s in seeds for m in methods}
+    compilation_cache.enable(next(iter(configs.values()))["compilation_cache"])
     reports: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for (method, seed), config in configs.items():
         workdir = root / f"{method}-{seed}"

@@ -1,4 +1,4 @@
-"""The main job in about a minute on two CPU cores: teachers, a robust student distilled from them, attacks, a report.
+"""The main job in one to two minutes on two CPU cores: teachers, a robust student distilled from them, attacks, a report.
 
     python -m experiments.run --config=experiments/configs/quickstart.py --workdir=runs/quickstart
 
