@@ -4,7 +4,7 @@
 `advjax.methods` are the training methods, `advjax.models` the networks, `advjax.losses` the losses.
 """
 
-from advjax import attacks, evaluate, losses, methods, models, threat
+from advjax import attacks, compiling, evaluate, losses, methods, models, threat
 from advjax.errors import InputError
 from advjax.models import logits_fn
 from advjax.runs import load_run
@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "__version__",
     "attacks",
+    "compiling",
     "evaluate",
     "load_run",
     "logits_fn",

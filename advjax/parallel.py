@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from advjax import compiling
 from advjax.errors import InputError
 
 AXIS = "devices"
@@ -38,8 +39,11 @@ def check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:
 
 
 def pmap(function: Callable, devices: Sequence[jax.Device], **options: Any) -> Callable:
-    """`function`, per device, with the named axis `AXIS`; arguments and results have a leading axis of devices."""
-    return jax.pmap(function, axis_name=AXIS, devices=list(devices), **options)
+    """`function`, per device, with the named axis `AXIS`; arguments and results have a leading axis of devices.
+
+    To be called with one set of shapes.
+    """
+    return compiling.Mapped(jax.pmap(function, axis_name=AXIS, devices=list(devices), **options))
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:

@@ -81,5 +81,7 @@ class Run:
 
 def distance(one, other) -> float:
     """The largest absolute difference between two pytrees of arrays."""
-    differences = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(jnp.asarray(a) - jnp.asarray(b)), initial=0)), one, other)
+    differences = jax.tree.map(
+        lambda a, b: float(jnp.max(jnp.abs(jnp.asarray(a) - jnp.asarray(b)), initial=0)), one, other
+    )
     return max(jax.tree.leaves(differences), default=0.0)

@@ -17,6 +17,9 @@ RANDOMISED = "repeated forwards of the same images differ: the network is random
 ZERO_GRADIENT = (
     "{} of {} images have a zero gradient at the start of APGD under the DLR loss: gradient attacks cannot move them"
 )
+NOT_FINITE = (
+    "the logits of {} of {} attacked images are NaN or infinite: that proves no success, and they count as robust"
+)
 MASKING = (
     "Square lowered the robust accuracy by {:.2f} points below the best gradient attack: gradients are masked, and the "
     "robust accuracy is probably overestimated"

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from advjax import compiling
+
 
 def as_partial(function: Callable) -> jax.tree_util.Partial:
     """`function` as a pytree, so that it can be an argument of a jitted function.
@@ -23,12 +25,12 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiling.jit, static_argnums=0)
 def _on_device(body: Callable[..., Any], steps: int, carry: Any, args: tuple) -> Any:
     return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiling.jit, static_argnums=0)
 def _one_step(body: Callable[..., Any], i: int, carry: Any, args: tuple) -> Any:
     return body(i, carry, *args)
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import parallel
+from advjax import compiling, parallel
 from advjax.attacks import Stage, cascade
 from advjax.attacks.autoattack import stage
-from advjax.attacks.flags import PROBABILITIES, are_probabilities
+from advjax.attacks.flags import NOT_FINITE, PROBABILITIES, are_probabilities
 from advjax.attacks.inputs import check_labels, count_classes
 from advjax.attacks.loops import as_partial
 from advjax.attacks.record import Record
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
         return float(self.robust.mean())
 
 
-@jax.jit
+@compiling.jit
 def _logits(logits_fn, x):
     return logits_fn(x)
 
@@ -149,10 +149,11 @@ def _run_craft(
     source = logits_fn if crafted_on is None else parallel.replicate_for_jit(as_partial(crafted_on), devices)
     key = parallel.replicate_for_jit(attack_key(seed, attack.name), devices)
     record = Record(record_path, fingerprint(attack, seed, network_hash))
-    robust, known, probabilities = (np.zeros(n, bool) for _ in range(3))
+    robust, known, probabilities, not_finite = (np.zeros(n, bool) for _ in range(4))
     for (row, _, _), entry in record.entries.items():
         if row < n:  # a record may be of more examples than are asked for now
-            robust[row], known[row], probabilities[row] = entry["robust"], True, entry.get("probabilities", False)
+            robust[row], known[row] = entry["robust"], True
+            probabilities[row], not_finite[row] = (entry.get(flag, False) for flag in ("probabilities", "not_finite"))
     passes = {"forwards": attack.forwards, "backwards": attack.backwards}
     try:
         for rows, padded in _batches(np.flatnonzero(~known), min(batch_size, n), len(devices)):
@@ -168,18 +169,22 @@ def _run_craft(
                 probabilities[rows] = are_probabilities(logits)
             # What is not finite is no proof of an attack's success.
             robust[rows] = (np.argmax(logits, -1) == split.label[rows]) | ~finite
-            known[rows] = True
-            record.add((_entry(attack, i, bool(robust[i]), bool(probabilities[i]), passes), None) for i in rows)
+            known[rows], not_finite[rows] = True, ~finite
+            flagged = {"probabilities": probabilities, "not_finite": not_finite}
+            record.add((_entry(attack, i, bool(robust[i]), flagged, passes), None) for i in rows)
             progress(int(known.sum()), n)
     finally:
         record.close()
     flags = (f"probabilities: {PROBABILITIES}",) if n and probabilities.all() else ()
+    flags += (f"not_finite: {NOT_FINITE.format(not_finite.sum(), n)}",) if not_finite.any() else ()
     return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards), flags)
 
 
-def _entry(attack: Attack, i: int, robust: bool, probabilities: bool, passes: dict[str, int]) -> dict[str, Any]:
-    entry = {"id": int(i), "attack": attack.name, "trial": 0, "robust": robust, **passes}
-    return {**entry, "probabilities": True} if probabilities else entry
+def _entry(
+    attack: Attack, i: int, robust: bool, flagged: Mapping[str, np.ndarray], passes: dict[str, int]
+) -> dict[str, Any]:
+    raised = {name: True for name, rows in flagged.items() if rows[i]}
+    return {"id": int(i), "attack": attack.name, "trial": 0, "robust": robust, **passes, **raised}
 
 
 def fingerprint(attack: Attack, seed: int, network_hash: str | None) -> dict[str, Any]:

@@ -227,8 +227,20 @@ def training_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list
 
 
 def _check_numbers(config: Mapping[str, Any]) -> None:
-    positive: tuple[str, ...] = ("epochs", "batch_size", "optimizer.learning_rate", "validation.steps", "validation.every")
-    at_least_zero: tuple[str, ...] = ("seed", "devices", "data.validation", "optimizer.momentum", "optimizer.weight_decay")
+    positive: tuple[str, ...] = (
+        "epochs",
+        "batch_size",
+        "optimizer.learning_rate",
+        "validation.steps",
+        "validation.every",
+    )
+    at_least_zero: tuple[str, ...] = (
+        "seed",
+        "devices",
+        "data.validation",
+        "optimizer.momentum",
+        "optimizer.weight_decay",
+    )
     at_least_zero += ("optimizer.clip_norm", "checkpoint.every", "evaluation.examples", "log.every_steps")
     flat = flatten(config)
     for field in (*positive, *at_least_zero):

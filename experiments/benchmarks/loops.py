@@ -10,11 +10,13 @@ what `advjax.attacks.loops.repeat` does for networks that are not ours; the cure
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from advjax import losses, models
+from advjax import compiling, losses, models
 from advjax.attacks.loops import as_partial
 from advjax.attacks.pgd import Ascent, objective_of
 from experiments.benchmarks import common
@@ -33,23 +35,24 @@ def main() -> None:
     variables = models.init(module, jax.random.key(2), (32, 32, 3))
     cured = models.logits_fn(module, variables)
     plain = models.logits_fn(models.create("resnet18", 10, width=FLAGS.width, forward_mode=True), variables)
+    jit = functools.partial(jax.jit, compiler_options=compiling.options())
     ids, key, step = jnp.arange(FLAGS.batch), jax.random.key(3), Ascent("linf")
 
     def once(i, x_adv, logits_fn):
         objective = as_partial(objective_of(logits_fn, y, losses.cross_entropy))
         return step(i, (x_adv, ()), objective, x, 8 / 255, 2 / 255, key, ids)[0]
 
-    @jax.jit
+    @jit
     def in_loop(logits_fn, x):
         return jax.lax.fori_loop(0, FLAGS.steps, lambda i, x_adv: once(i, x_adv, logits_fn), x)
 
-    @jax.jit
+    @jit
     def unrolled(logits_fn, x):
         for i in range(FLAGS.steps):
             x = once(i, x, logits_fn)
         return x
 
-    jitted = jax.jit(once)
+    jitted = jit(once)
 
     def on_host(logits_fn, x):
         for i in range(FLAGS.steps):

@@ -9,13 +9,14 @@ narrows the networks so that every row runs on a small CPU; the figures then com
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from advjax import losses, models
+from advjax import compiling, losses, models
 from experiments.benchmarks import common
 
 FLAGS = flags.FLAGS
@@ -38,8 +39,9 @@ def _row(name: str, dtype: str) -> dict[str, Any]:
     x = jax.random.uniform(jax.random.key(1), (FLAGS.batch, *shape))
     y = jnp.zeros(FLAGS.batch, jnp.int32)
     function = models.logits_fn(module, variables)
-    forward = jax.jit(lambda f, x: f(x))
-    gradient = jax.jit(jax.grad(lambda x, f: losses.cross_entropy(f(x), y).sum()))
+    jit = functools.partial(jax.jit, compiler_options=compiling.options())
+    forward = jit(lambda f, x: f(x))
+    gradient = jit(jax.grad(lambda x, f: losses.cross_entropy(f(x), y).sum()))
     forms = {"forward": lambda: forward(function, x), "gradient": lambda: gradient(x, function)}
     measured = common.measure(forms, FLAGS.repeats)
     return {

@@ -97,5 +97,5 @@ class Step:
 
     def compile(self) -> Any:
         """Compiles ahead of the first call; returns the program, which knows its memory."""
-        self._call = compiled = self.mapped.lower(self.state, *self.rest).compile()
+        self._call = compiled = self.mapped.compile(self.state, *self.rest)
         return compiled

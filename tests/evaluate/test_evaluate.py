@@ -79,6 +79,24 @@ def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
         evaluate.run_attack(lambda x: network(x)[:, :3], evaluate.clean(), split)
 
 
+def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_path):
+    """They prove nothing, so the image counts as robust, and the report says so; a resumed run, too."""
+    clean = to_float(jnp.asarray(split.image))
+
+    def fragile(x):
+        moved = jnp.abs(x - clean).max((1, 2, 3)) > 1e-6
+        broken = moved & (jnp.arange(len(x)) < 3)
+        return jnp.where(broken[:, None], jnp.nan, network(x))
+
+    options = {"batch_size": 50, "devices": jax.devices()[:1], "record_path": tmp_path / "record.jsonl"}
+    for _ in range(2):
+        outcome = evaluate.run_attack(fragile, ATTACK, split, **options)
+        assert outcome.robust[:3].all()
+        assert len(outcome.flags) == 1
+        assert outcome.flags[0].startswith("not_finite: the logits of 3 of 50 attacked images")
+    assert evaluate.run_attack(network, ATTACK, split).flags == ()
+
+
 def test_progress_reaches_the_end(split):
     seen = []
     evaluate.run_attack(network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done))

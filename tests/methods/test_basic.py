@@ -92,7 +92,9 @@ def test_trades_loss_by_hand():
     variables = {"params": run.initial.params["model"], "batch_stats": run.initial.stats["model"]}
 
     def probabilities(x):
-        return np.asarray(jax.nn.softmax(ToyNet().apply(variables, x, train=True, mutable=["batch_stats"])[0]), np.float64)
+        return np.asarray(
+            jax.nn.softmax(ToyNet().apply(variables, x, train=True, mutable=["batch_stats"])[0]), np.float64
+        )
 
     p, q = probabilities(x), probabilities(x_adv)
     natural = -np.log(p[np.arange(8), y]).mean()

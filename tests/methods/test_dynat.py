@@ -82,9 +82,7 @@ def test_the_inner_objectives_use_label_and_own_prediction():
     other = context.with_params({"guide": {**context.nets["guide"].params, "Linear_0": flipped}})
     for inner, follows in (("ce", True), ("kl", False)):
         method = DYNAT(ATTACK, inner=inner)
-        (x_adv, label, _), (x_other, label_other, _) = (
-            method.perturb(c, jax.random.key(1)) for c in (context, other)
-        )
+        (x_adv, label, _), (x_other, label_other, _) = (method.perturb(c, jax.random.key(1)) for c in (context, other))
         assert jnp.any(label != label_other)
         assert bool(jnp.any(x_adv != x_other)) == follows
 

@@ -54,7 +54,9 @@ class Everything(Method):
 @pytest.fixture(scope="module")
 def runs():
     teacher = models.init(ToyNet(), jax.random.key(9), (4, 4, 1))
-    return {n: Run(Everything(), devices=n, frozen={"teacher": teacher}).step(2, "early").step(2, "late") for n in (1, 4)}
+    return {
+        n: Run(Everything(), devices=n, frozen={"teacher": teacher}).step(2, "early").step(2, "late") for n in (1, 4)
+    }
 
 
 def test_one_device_equals_four_in_everything(runs):
