@@ -175,7 +175,7 @@ def _run_craft(
             progress(int(known.sum()), n)
     finally:
         record.close()
-    flags = (f"probabilities: {PROBABILITIES}",) if n and probabilities.all() else ()
+    flags: tuple[str, ...] = (f"probabilities: {PROBABILITIES}",) if n and probabilities.all() else ()
     flags += (f"not_finite: {NOT_FINITE.format(not_finite.sum(), n)}",) if not_finite.any() else ()
     return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards), flags)
 
