@@ -61,9 +61,11 @@ class Mapped:
     def __call__(self, *args: Any) -> Any:
         """The result of `mapped`."""
         if self._program is None:
-            self._program = self.compile(*args)
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+                return self._mapped(*args)
+            self._program = self.lower(*args).compile(compiler_options=options())
         return self._program(*args)
 
-    def compile(self, *args: Any) -> Any:
-        """The program for arguments of these shapes."""
-        return self._mapped.lower(*args).compile(compiler_options=options())
+    def lower(self, *args: Any) -> Any:
+        """The lowered `mapped`, as `jax.jit(...).lower` gives it, for arguments of these shapes."""
+        return self._mapped.lower(*args)

@@ -47,6 +47,11 @@ BENCHMARKS: dict[str, dict[str, list[str]]] = {
         "cpu": [],
         "gpu": ["--width=0", "--batch=512", "--precision=bfloat16", "--repeats=10"],
     },
+    "compile_options": {
+        "toy": ["--networks=tiny_cnn:8:8", "--size=8", "--steps=2", "--repeats=2"],
+        "cpu": [],
+        # There is nothing to choose on an accelerator.
+    },
     "against_torch": {
         "toy": ["--networks=tiny_cnn:8:8", "--size=8", "--steps=2", "--forms=ours,default,channels_last"],
         "cpu": [],
@@ -67,7 +72,7 @@ BENCHMARKS: dict[str, dict[str, list[str]]] = {
 
 
 def _flags_of(name: str, file: pathlib.Path) -> list[str]:
-    given = [text.format(folder=file.with_suffix("")) for text in BENCHMARKS[name][FLAGS.scale]]
+    given = [text.format(folder=file.with_suffix("")) for text in BENCHMARKS[name].get(FLAGS.scale, [])]
     if name == "autoattack":
         given += [f"--weights={FLAGS.weights}", f"--images={FLAGS.images}"]
     return given
@@ -83,7 +88,7 @@ def main() -> None:
         # Beside the JSON file there is a folder for what else a benchmark writes.
         folder = pathlib.Path(FLAGS.json).with_suffix("") if FLAGS.json else pathlib.Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FLAGS.only or BENCHMARKS:
+        for name in FLAGS.only or [name for name, scales in BENCHMARKS.items() if FLAGS.scale in scales]:
             if name == "autoattack" and not (FLAGS.weights and FLAGS.images):
                 print("autoattack: left out, it needs --weights and --images\n", flush=True)
                 continue

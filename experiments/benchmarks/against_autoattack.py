@@ -12,6 +12,7 @@ APGD-T and FAB-T, 5,000 queries. Compilation is reported apart.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,7 @@ def ours(logits_fn: Callable, x: np.ndarray, y: np.ndarray) -> dict[str, Callabl
         options = {"norm": FLAGS.norm, "eps": FLAGS.eps, "batch_size": len(x)}
         return cascade(logits_fn, jax.random.key(0), x, y, attacks=stages, **options).robust
 
-    return {name: lambda name=name, body=body: run(name, body) for name, body in bodies.items()}
+    return {name: functools.partial(run, name, body) for name, body in bodies.items()}
 
 
 def main() -> None:

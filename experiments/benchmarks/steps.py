@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from advjax import parallel
+from advjax import compiling, parallel
 from advjax.data import Dataset, Split, epoch_order
 from advjax.training import experiment as experiments
 from advjax.training import teachers
@@ -95,7 +95,12 @@ class Step:
         self.state, metrics = self._call(self.state, *self.rest)
         return metrics
 
-    def compile(self) -> Any:
-        """Compiles ahead of the first call; returns the program, which knows its memory."""
-        self._call = compiled = self.mapped.compile(self.state, *self.rest)
+    def compile(self, *, plain: bool = False) -> Any:
+        """Compiles ahead of the first call; returns the program, which knows its memory.
+
+        Args:
+            plain: as JAX compiles by default, without `advjax.compiling.options`.
+        """
+        lowered = self.mapped.lower(self.state, *self.rest)
+        self._call = compiled = lowered.compile(compiler_options=None if plain else compiling.options())
         return compiled

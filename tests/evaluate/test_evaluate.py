@@ -81,19 +81,18 @@ def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
 
 def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_path):
     """They prove nothing, so the image counts as robust, and the report says so; a resumed run, too."""
-    clean = to_float(jnp.asarray(split.image))
 
     def fragile(x):
-        moved = jnp.abs(x - clean).max((1, 2, 3)) > 1e-6
-        broken = moved & (jnp.arange(len(x)) < 3)
-        return jnp.where(broken[:, None], jnp.nan, network(x))
+        """Finite on clean images, which are bytes over 255, only."""
+        moved = jnp.abs(255 * x - jnp.round(255 * x)).max((1, 2, 3)) > 0.01
+        return jnp.where(moved[:, None], jnp.nan, network(x))
 
     options = {"batch_size": 50, "devices": jax.devices()[:1], "record_path": tmp_path / "record.jsonl"}
     for _ in range(2):
         outcome = evaluate.run_attack(fragile, ATTACK, split, **options)
-        assert outcome.robust[:3].all()
+        assert outcome.robust.all()
         assert len(outcome.flags) == 1
-        assert outcome.flags[0].startswith("not_finite: the logits of 3 of 50 attacked images")
+        assert outcome.flags[0].startswith("not_finite: the logits of 50 of 50 attacked images")
     assert evaluate.run_attack(network, ATTACK, split).flags == ()
 
 
