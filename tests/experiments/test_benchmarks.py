@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from advjax import models
+from advjax.errors import InputError
 from experiments.benchmarks import common, passes, steps
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -73,11 +74,14 @@ def test_growth_as_a_line_and_as_a_power():
 
 def test_one_command_runs_and_writes(tmp_path):
     file = tmp_path / "results.json"
-    command = [sys.executable, "-m", "experiments.benchmarks", "--only=train_step,autoattack", f"--json={file}"]
+    command = [sys.executable, "-m", "experiments.benchmarks", "--only=train_step,compile_options,autoattack"]
+    command.append(f"--json={file}")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "autoattack: left out" in done.stdout
-    (result,) = json.loads(file.read_text())["benchmarks"]
+    result, options = json.loads(file.read_text())["benchmarks"]
+    (table,) = options["tables"].values()
+    assert [row["options"] for row in table] == ["advjax.compiling.options()", "default"]
     assert {"jax", "device", "cpu_cores"} <= set(result["hardware"])
     assert "experiments.benchmarks.train_step" in result["command"]
     inner, methods = result["tables"].values()
@@ -86,6 +90,14 @@ def test_one_command_runs_and_writes(tmp_path):
     assert [(row["method"], row["passes"]) for row in methods] == [("pgd_at", 8), ("trades", 13)]
     assert methods[0]["over PGD-AT"] == 1
     assert "| pgd_at | 8 |" in done.stdout
+
+
+def test_the_authors_autoattack_is_asked_for_where_it_is_missing(monkeypatch):
+    from experiments.benchmarks import against_autoattack
+
+    monkeypatch.setitem(sys.modules, "autoattack", None)
+    with pytest.raises(InputError, match="needs PyTorch and the authors' package autoattack"):
+        against_autoattack.theirs(None, None)
 
 
 def test_a_wrong_flag_is_one_line():
