@@ -63,7 +63,7 @@ def theirs(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
         out = attack.perturb(images, labels)
         if device == "cuda":
             torch.cuda.synchronize()
-        return np.asarray((out[1] if isinstance(out, tuple) else out).cpu()).shape
+        return np.asarray((out[1] if isinstance(out, tuple) else out).detach().cpu()).shape
 
     return {
         "APGD-CE": lambda: run(ce),
