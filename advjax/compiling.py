@@ -27,7 +27,7 @@ def options() -> dict[str, str] | None:
     try:
         # The option is experimental: a later jaxlib may drop it, and then refuses to compile.
         jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
-    except Exception:
+    except jax.errors.JaxRuntimeError:
         return None
     return CPU_OPTIONS
 

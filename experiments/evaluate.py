@@ -55,7 +55,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", default="", help="data set; a run knows its own")
     parser.add_argument("--data_path", default="", help="npz file, folder of shards or images")
     parser.add_argument("--examples", default=0, type=int, help="the first n test images; 0: all")
-    parser.add_argument("--batch_size", default=500, type=int, help="images at a time")
+    parser.add_argument("--batch_size", default=0, type=int, help="images at a time; 0: what suits the machine")
     parser.add_argument("--seed", default=0, type=int, help="of the attacks")
     parser.add_argument(
         "--surrogate", default="", help="folder of a finished run on which transfer attacks are crafted"

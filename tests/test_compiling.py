@@ -29,7 +29,7 @@ def in_ynnpack(program) -> bool:
 
 
 def test_this_jaxlib_knows_the_options():
-    """If this fails on a new jaxlib, measure anew what is fast there (experiments.benchmarks.train_step)."""
+    """If this fails on a new jaxlib, measure anew what is fast there (experiments.benchmarks.compile_options)."""
     assert compiling.options() == compiling.CPU_OPTIONS
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from advjax.attacks import flags as flag
 from advjax.attacks.apgd import APGD
-from advjax.attacks.batching import Attack, Devices, Images, Outcome, run_all
+from advjax.attacks.batching import Attack, Devices, Images, Outcome, rows_at_once, run_all
 from advjax.attacks.fab import FAB
 from advjax.attacks.inputs import default_ids
 from advjax.attacks.loops import repeat
@@ -117,7 +117,7 @@ def autoattack(
     norm: str,
     eps: float,
     version: str = "standard",
-    batch_size: int = 250,
+    batch_size: int = 0,
     ids: jax.Array | None = None,
     keyed: bool = False,
     search_dtype: str | None = None,
@@ -148,7 +148,8 @@ def autoattack(
         version: `"standard"` (APGD-CE, APGD-T, FAB-T, Square), `"fast"` (the first two: not AutoAttack, but within
             0.02 points of it in 17 public logs), `"plus"` (l_inf and l_2; five restarts, more attacks) or `"rand"` (for
             randomised networks: APGD-CE and APGD-DLR on the mean gradient of 20 forwards).
-        batch_size: images at a time (rounded up to a multiple of the devices); bounds the memory.
+        batch_size: images at a time (rounded up to a multiple of the devices); bounds the memory. 0: 128 for every CPU
+            device, 500 for every other.
         ids: example ids [N], different from each other; 0..N-1 if absent.
         keyed: whether the network is randomised, `logits_fn(x, key)`; it then draws per example (`Oracle`).
         search_dtype: e.g. `"bfloat16"`: precision of the search. Successes count in float32 only.
@@ -186,7 +187,7 @@ def cascade(
     norm: str,
     eps: float,
     attacks: Sequence[str | Stage],
-    batch_size: int = 250,
+    batch_size: int = 0,
     ids: jax.Array | None = None,
     draws: int = 1,
     keyed: bool = False,
@@ -213,14 +214,13 @@ def cascade(
     images, labels = np.asarray(x), np.asarray(y)
     logits_fn, norm, num_classes = prepare(logits_fn, images, labels, norm, eps, keyed=keyed)
     stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, it is {batch_size}")
     if np.ndim(eps):
         raise InputError("eps must be one number for all images")
     example_ids = np.asarray(default_ids(ids, len(images)))
     if len(np.unique(example_ids)) < len(images):
         raise InputError("ids must differ from each other")
     place = Devices(devices)
+    batch_size = rows_at_once(batch_size, place.devices, "batch_size")
     run = _Cascade(
         place.replicate(Oracle(logits_fn, keyed, draws, search_dtype)),
         place.replicate(key),

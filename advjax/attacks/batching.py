@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from advjax.attacks.inputs import default_ids
 from advjax.attacks.loops import repeat
 from advjax.attacks.oracle import Example, Oracle
+from advjax.errors import InputError
 
 
 class Attack(Protocol):
@@ -76,6 +77,20 @@ class OverDevices:
         )(jnp.asarray(i), state, e, oracle, key)
 
 
+def rows_at_once(batch_size: int, devices: Sequence[jax.Device], field: str) -> int:
+    """`batch_size`, or where it is 0 what suits the devices.
+
+    On CPU that is 128 for each: beyond it, the memory of a small network's gradient is no longer kept from call to call,
+    and fetching it anew from the system takes a sixth of the time; larger networks do not mind.
+
+    Raises:
+        InputError: it is negative; names `field`.
+    """
+    if batch_size < 0:
+        raise InputError(f"{field} must be at least 1, or 0 for what suits the machine; it is {batch_size}")
+    return batch_size or (128 if devices[0].platform == "cpu" else 500) * len(devices)
+
+
 class Devices:
     """Where batches live.
 
@@ -90,8 +105,8 @@ class Devices:
     def sizes(self, batch_size: int, most: int) -> list[int]:
         """The static batch sizes, largest first, each a multiple of the number of devices.
 
-        The largest is `batch_size`, or less where all the work fits into less (in steps of a sixteenth, so that calls
-        with slightly different work share their programs); the others are its halves.
+        The largest is `batch_size`, or less where that takes no more batches for all the work (in steps of a sixteenth,
+        so that calls with slightly different work share their programs); the others are its halves.
 
         Args:
             batch_size: what the user asked for.
@@ -99,7 +114,9 @@ class Devices:
         """
         n = len(self.devices)
         step = -(-batch_size // 16)
-        top = max(min(batch_size, -(-most // step) * step), 1)
+        batches = max(-(-most // batch_size), 1)
+        even = -(-most // batches)
+        top = max(min(batch_size, -(-even // step) * step), 1)
         sizes = {-(-top // (n * 2**level)) * n for level in range(4)}
         return sorted((size for size in sizes if size >= min(top, 8)), reverse=True)
 

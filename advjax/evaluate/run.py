@@ -17,6 +17,7 @@ import numpy as np
 from advjax import compiling, parallel
 from advjax.attacks import Stage, cascade
 from advjax.attacks.autoattack import stage
+from advjax.attacks.batching import rows_at_once
 from advjax.attacks.flags import NOT_FINITE, PROBABILITIES, are_probabilities
 from advjax.attacks.inputs import check_labels, count_classes
 from advjax.attacks.loops import as_partial
@@ -69,7 +70,7 @@ def run_attack(
     split: Split,
     *,
     seed: int = 0,
-    batch_size: int = 500,
+    batch_size: int = 0,
     devices: Sequence[jax.Device] | None = None,
     crafted_on: LogitsFn | None = None,
     progress: Progress = lambda done, total: None,
@@ -86,7 +87,8 @@ def run_attack(
         attack: what to run, with `craft` or `stages` (a row of kind `all_of` is made of others' outcomes).
         split: uint8 images and labels.
         seed: root of the attack's randomness.
-        batch_size: examples at a time, rounded up to a multiple of the devices; the last batch is padded.
+        batch_size: examples at a time, rounded up to a multiple of the devices; the last batch is padded. 0: what
+            suits the devices.
         devices: where to run; this host's if absent.
         crafted_on: the network that the examples are crafted on, if another (transfer attack).
         progress: called with what is done and the total.
@@ -98,8 +100,7 @@ def run_attack(
             are not finite on a clean image, a record of a different evaluation.
     """
     devices = devices or parallel.local_devices()
-    if batch_size < 1:
-        raise InputError(f"evaluation.batch_size must be at least 1, it is {batch_size}")
+    batch_size = rows_at_once(batch_size, devices, "evaluation.batch_size")
     check_labels(split.label, count_classes(logits_fn, split.image.shape[1:]))
     started = time.perf_counter()
     run = _run_stages if attack.stages else _run_craft

@@ -1,49 +1,47 @@
-"""AutoAttack's attacks, ours against the authors' PyTorch code, in turns on the same images.
+"""The standard version of AutoAttack, ours against the authors' PyTorch code, stage by stage in turns.
 
     python -m experiments.benchmarks.against_autoattack --weights=trades_mnist_smallcnn.pt --images=mnist.npz
-        [--n=250] [--norm=linf] [--eps=0.3] [--queries=500] [--repeats=3] [--json=FILE]
+        [--n=250] [--norm=linf] [--eps=0.3] [--json=FILE]
 
-Needs the authors' package `autoattack` (github fra31/auto-attack, not on PyPI) on the path and PyTorch. The weights are
-the TRADES authors' MNIST network. Of the first `--n` images those take part that withstand APGD-CE, since only they get
-the later attacks. Each row is one run of a single trial: APGD-CE with 100 steps, APGD-T and FAB-T with 100 steps for one
-target, Square with `--queries`. The last is the sum as `standard` has it for a robust image: 1 APGD-CE, 9 targets each of
-APGD-T and FAB-T, 5,000 queries. Compilation is reported apart.
+Needs the authors' package `autoattack` (github fra31/auto-attack, not on PyPI) on the path, and PyTorch. The weights are
+the TRADES authors' MNIST network. Each stage (APGD-CE, APGD-T, FAB-T, Square) runs once with theirs, then with ours, each
+on the images that its own stages before have left; ours compiles on the way, which is in its seconds and reported apart.
 """
 
 from __future__ import annotations
 
-import functools
+import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
 from advjax import models
-from advjax.attacks import Stage, cascade
-from advjax.attacks.apgd import APGD
-from advjax.attacks.fab import FAB
-from advjax.attacks.square import Square
+from advjax.attacks import cascade
 from advjax.errors import InputError
 from experiments.benchmarks import common
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", None, "the network's PyTorch file", required=True)
 flags.DEFINE_string("images", None, "npz with x_test and y_test", required=True)
-flags.DEFINE_integer("n", 250, "number of images before APGD-CE")
+flags.DEFINE_integer("n", 250, "number of images")
 flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "norm")
 flags.DEFINE_float("eps", 0.3, "radius")
-flags.DEFINE_integer("queries", 500, "of Square")
+
+STAGES = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
+Attack = Callable[[str, np.ndarray], np.ndarray]
 
 
-def theirs(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
-    """The authors' attacks on x [N, 28, 28, 1]."""
+def theirs(x: np.ndarray, y: np.ndarray) -> Attack:
+    """(stage, rows of x [N, 28, 28, 1] that stand) to those that still do, with the authors' code.
+
+    Raises:
+        InputError: PyTorch or the authors' package is missing.
+    """
     try:
         import torch
-        from autoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-        from autoattack.fab_pt import FABAttack_PT
-        from autoattack.square import SquareAttack
+        from autoattack import AutoAttack
     except ImportError as error:
         raise InputError(f"this benchmark needs PyTorch and the authors' package autoattack: {error}") from None
     from experiments.torch_definitions.small_cnn import SmallCNN
@@ -53,75 +51,58 @@ def theirs(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
     net.load_state_dict(torch.load(FLAGS.weights, map_location=device, weights_only=True))
     images = torch.as_tensor(x.transpose(0, 3, 1, 2), device=device).contiguous()
     labels = torch.as_tensor(y, dtype=torch.long, device=device)
-    common_options = {"norm": {"linf": "Linf", "l2": "L2"}[FLAGS.norm], "eps": FLAGS.eps, "device": device, "seed": 0}
-    ce = APGDAttack(net, n_iter=100, loss="ce", **common_options)
-    targeted = APGDAttack_targeted(net, n_iter=100, n_target_classes=1, **common_options)
-    fab = FABAttack_PT(net, n_iter=100, targeted=True, n_target_classes=1, **common_options)
-    square = SquareAttack(net, p_init=0.8, n_queries=FLAGS.queries, resc_schedule=False, **common_options)
+    norm = {"linf": "Linf", "l2": "L2"}[FLAGS.norm]
+    suite = AutoAttack(net, norm=norm, eps=FLAGS.eps, seed=0, device=device, verbose=False)
 
-    def run(attack):
-        out = attack.perturb(images, labels)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return np.asarray((out[1] if isinstance(out, tuple) else out).detach().cpu()).shape
+    def run(stage: str, rows: np.ndarray) -> np.ndarray:
+        suite.attacks_to_run = [STAGES[stage]]
+        x_adv = suite.run_standard_evaluation(images[rows], labels[rows], bs=250)
+        with torch.no_grad():
+            return rows[(net(x_adv).argmax(1) == labels[rows]).cpu().numpy()]
 
-    return {
-        "APGD-CE": lambda: run(ce),
-        "APGD-T": lambda: run(targeted),
-        "FAB-T": lambda: run(fab),
-        "Square": lambda: run(square),
-    }
+    return run
 
 
-def ours(logits_fn: Callable, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
+def ours(x: np.ndarray, y: np.ndarray) -> Attack:
     """The same with this library."""
-    bodies = {
-        "APGD-CE": APGD(FLAGS.norm, "ce", stop=True),
-        "APGD-T": APGD(FLAGS.norm, "dlr_targeted", stop=True),
-        "FAB-T": FAB(FLAGS.norm, stop=True),
-        "Square": Square(FLAGS.norm, FLAGS.queries),
-    }
+    module = models.create("small_cnn", 10)
+    logits_fn = models.logits_fn(module, models.load_torch(FLAGS.weights, module, (28, 28, 1)))
 
-    def run(name, body):
-        stages = (Stage(name, body),)
-        options = {"norm": FLAGS.norm, "eps": FLAGS.eps, "batch_size": len(x)}
-        return cascade(logits_fn, jax.random.key(0), x, y, attacks=stages, **options).robust
+    def run(stage: str, rows: np.ndarray) -> np.ndarray:
+        result = cascade(
+            logits_fn, jax.random.key(0), x[rows], y[rows], ids=rows, norm=FLAGS.norm, eps=FLAGS.eps, attacks=(stage,)
+        )
+        return rows[result.robust]
 
-    return {name: functools.partial(run, name, body) for name, body in bodies.items()}
+    return run
 
 
 def main() -> None:
-    """Prints a row per attack and the sum."""
-    report = common.Report(f"AutoAttack's attacks, {FLAGS.norm} {FLAGS.eps}, ours against the authors'")
-    module = models.create("small_cnn", 10)
-    logits_fn = models.logits_fn(module, models.load_torch(FLAGS.weights, module, (28, 28, 1)))
+    """Prints a row per stage and the sum."""
+    report = common.Report(f"AutoAttack standard, {FLAGS.norm} {FLAGS.eps}, {FLAGS.n} images")
     data = np.load(FLAGS.images)
     x = data["x_test"][: FLAGS.n].reshape(-1, 28, 28, 1).astype(np.float32) / 255
     y = data["y_test"][: FLAGS.n].astype(np.int32)
-    stands = cascade(
-        logits_fn, jax.random.key(0), x, y, norm=FLAGS.norm, eps=FLAGS.eps, attacks=("apgd_ce",), batch_size=len(x)
-    ).robust
-    x, y = x[stands], y[stands]
-    mine, authors = ours(logits_fn, x, y), theirs(x, y)
-    weights = {"APGD-CE": 1.0, "APGD-T": 9.0, "FAB-T": 9.0, "Square": 5000 / FLAGS.queries}
-    totals = np.zeros((2, FLAGS.repeats))
-    for name, weight in weights.items():
-        times = common.measure({"ours": mine[name], "theirs": authors[name]}, FLAGS.repeats)
-        totals += weight * np.asarray([times["ours"]["times"], times["theirs"]["times"]])
-        report.add(
-            "Seconds of one trial",
-            attack=name,
-            images=len(x),
-            **{"ours s": times["ours"]["median"], "authors' s": times["theirs"]["median"]},
-            **{"times as fast": 1.0 / common.over(times["ours"], times["theirs"])},
-            **{"our first call s": times["ours"]["first"]},
-        )
-    report.add(
-        "All of `standard` for these images, from the rows above, compilation apart",
-        images=len(x),
-        **{"ours s": float(np.median(totals[0])), "authors' s": float(np.median(totals[1]))},
-        **{"times as fast": float(np.median(totals[1] / totals[0]))},
-    )
+    sides: dict[str, Attack] = {"authors'": theirs(x, y), "our": ours(x, y)}
+    left = {side: np.arange(len(x)) for side in sides}
+    total = dict.fromkeys(sides, 0.0)
+
+    def add(attack: str, seconds: dict[str, float], compiling: float) -> None:
+        row = {f"{side} %": 100.0 * len(left[side]) / len(x) for side in sides}
+        row |= {f"{side} s": seconds[side] for side in sides}
+        ratio = seconds["authors'"] / seconds["our"]
+        report.add("Accuracy and seconds", attack=attack, **row, **{"compiling s": compiling, "times as fast": ratio})
+
+    compiling = common.CompileTime()
+    for stage in STAGES:
+        compiled, seconds = compiling.seconds, {}
+        for side, attack in sides.items():
+            started = time.perf_counter()
+            left[side] = attack(stage, left[side]) if len(left[side]) else left[side]
+            seconds[side] = time.perf_counter() - started
+            total[side] += seconds[side]
+        add(stage, seconds, compiling.seconds - compiled)
+    add("all", total, compiling.seconds)
 
 
 if __name__ == "__main__":

@@ -105,17 +105,8 @@ def _form(name: str, network: str, width: int, batch: int) -> Callable[[], Any]:
     if not name.startswith("ours"):
         net = torch_network(network, width)
         return torch_step(net, batch, channels_last=channels_last, compiled=compiled, amp=low)
-    run = steps.experiment(
-        "pgd_at",
-        network=network,
-        width=width,
-        batch=batch,
-        steps=FLAGS.steps,
-        size=FLAGS.size,
-        precision="bfloat16" if low else "float32",
-        clean_statistics=False,
-    )
-    return steps.Step(run)
+    sizes = {"network": network, "width": width, "batch": batch, "size": FLAGS.size}
+    return steps.Step(steps.pgd_at(FLAGS.steps, precision="bfloat16" if low else "float32", **sizes))
 
 
 def _usable(names: list[str]) -> list[str]:
@@ -150,11 +141,7 @@ def main() -> None:
     """Prints one table per network."""
     report = common.Report(f"PGD-{FLAGS.steps} adversarial training step, ours against PyTorch")
     for text in FLAGS.networks:
-        try:
-            network, width, batch = text.split(":")[0], *map(int, text.split(":")[1:])
-        except ValueError:
-            raise InputError(f"--networks must be NAME:width:batch, it is {text!r}") from None
-        _table(report, network, width, batch)
+        _table(report, **steps.parse(text))
 
 
 if __name__ == "__main__":

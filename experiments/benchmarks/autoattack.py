@@ -1,7 +1,7 @@
 """The standard version of AutoAttack on a real robust network: result, seconds, compilation, passes, memory.
 
     python -m experiments.benchmarks.autoattack --weights=trades_mnist_smallcnn.pt --images=mnist.npz
-        [--n=250] [--norm=linf] [--eps=0.3] [--version=standard] [--attacks=] [--batch=250] [--seeds=0] [--json=FILE]
+        [--n=250] [--norm=linf] [--eps=0.3] [--version=standard] [--attacks=] [--batch=0] [--seeds=0] [--json=FILE]
 
 The weights are the TRADES authors' MNIST network, the images MNIST's `x_test`, `y_test`. The authors' PyTorch code gives
 on the first 250, l_inf 0.3: 92.4 % after APGD-CE, APGD-T and FAB-T and 91.6 % after Square, in 284 s on two cores on
@@ -36,7 +36,7 @@ flags.DEFINE_string("norm", "linf", "linf, l2 or l1")
 flags.DEFINE_float("eps", 0.3, "radius")
 flags.DEFINE_string("version", "standard", "of AutoAttack")
 flags.DEFINE_list("attacks", [], "stages in place of a version")
-flags.DEFINE_integer("batch", 250, "images at a time")
+flags.DEFINE_integer("batch", 0, "images at a time; 0: what suits the machine")
 flags.DEFINE_list("seeds", ["0"], "one run each")
 
 REFERENCE_SECONDS, REFERENCE_GRADIENT, REFERENCE_FORWARD = 284.0, 0.070, 0.036
@@ -87,15 +87,9 @@ def main() -> None:
     x = data["x_test"][: FLAGS.n].reshape(-1, 28, 28, 1).astype(np.float32) / 255
     y = data["y_test"][: FLAGS.n].astype(np.int32)
 
-    compiling = [0.0]
-
-    def listen(event: str, seconds: float, **_) -> None:
-        if event.startswith("/jax/core/compile/"):
-            compiling[0] += seconds
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    compiling = common.CompileTime()
     for seed in map(int, FLAGS.seeds):
-        anchor, load, compiling[0] = torch_anchor(), os.getloadavg()[0], 0.0
+        anchor, load, compiled = torch_anchor(), os.getloadavg()[0], compiling.seconds
         started = time.perf_counter()
         arguments = (logits_fn, jax.random.key(seed), x, y)
         options = {"norm": FLAGS.norm, "eps": FLAGS.eps, "batch_size": FLAGS.batch}
@@ -109,7 +103,7 @@ def main() -> None:
             "seed": seed,
             "accuracy": {name: round(100 * value, 2) for name, value in result.accuracy.items()},
             "seconds": round(seconds, 1),
-            "of which compiling": round(compiling[0], 1),
+            "of which compiling": round(compiling.seconds - compiled, 1),
             "by attack": {name: round(value, 1) for name, value in result.seconds.items()},
             "forwards per image": round(float(result.forwards.mean()), 1),
             "backwards per image": round(float(result.backwards.mean()), 1),

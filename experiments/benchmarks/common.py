@@ -60,6 +60,18 @@ def hardware() -> dict[str, Any]:
     }
 
 
+class CompileTime:
+    """The `seconds` that JAX has spent on tracing and compiling since this was made."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += seconds
+
+
 class Report:
     """Tables of one benchmark: every row is printed, and written to `--json`, as soon as it is known.
 

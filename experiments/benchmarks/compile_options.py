@@ -26,19 +26,9 @@ def main() -> None:
     if jax.default_backend() != "cpu":
         raise InputError(f"this benchmark is for the CPU backend, JAX runs on {jax.default_backend()}")
     for text in FLAGS.networks:
-        network, width, batch = text.split(":")[0], *map(int, text.split(":")[1:])
-        forms = {}
+        options, forms = steps.parse(text), {}
         for name, plain in (("advjax.compiling.options()", False), ("default", True)):
-            run = steps.experiment(
-                "pgd_at",
-                network=network,
-                width=width,
-                batch=batch,
-                steps=FLAGS.steps,
-                size=FLAGS.size,
-                clean_statistics=False,
-            )
-            forms[name] = steps.Step(run)
+            forms[name] = steps.Step(steps.pgd_at(FLAGS.steps, size=FLAGS.size, **options))
             forms[name].compile(plain=plain)
         times = common.measure(forms, FLAGS.repeats)
         for name, row in times.items():

@@ -10,6 +10,7 @@ import numpy as np
 
 from advjax import compiling, parallel
 from advjax.data import Dataset, Split, epoch_order
+from advjax.errors import InputError
 from advjax.training import experiment as experiments
 from advjax.training import teachers
 from advjax.training.loop import initial_state
@@ -70,6 +71,29 @@ def experiment(
     for teacher in config["teachers"].values():
         teacher["network"] = chosen
     return teachers.with_stand_ins(experiments.build(config, made_up(4 * batch, classes, size)))
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The options network, width and batch of `experiment`, from an entry NAME:width:batch of the flag `--networks`.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        network, width, batch = text.split(":")
+        return {"network": network, "width": int(width), "batch": int(batch)}
+    except ValueError:
+        raise InputError(f"--networks must be NAME:width:batch, it is {text!r}") from None
+
+
+def pgd_at(attack_steps: int, **options: Any) -> experiments.Experiment:
+    """PGD adversarial training as its users write it, without the clean forward after the step.
+
+    Args:
+        attack_steps: K.
+        **options: of `experiment`.
+    """
+    return experiment("pgd_at", steps=attack_steps, clean_statistics=False, **options)
 
 
 class Step:

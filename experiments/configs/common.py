@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
 
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "quick"
-    config.evaluation.batch_size = 500
+    config.evaluation.batch_size = 0  # images at a time; 0: what suits the machine
     config.evaluation.examples = 0  # the first n test images; 0: all
     config.evaluation.seed = 0
     config.evaluation.surrogate = ""  # network that transfer attacks are crafted on: a teacher's name, a run's folder

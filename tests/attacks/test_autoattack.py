@@ -264,7 +264,7 @@ def nan_network(x):
         ({"logits_fn": lambda x: F(x)[0]}, r"logits \[B, K\]"),
         ({"ids": np.zeros(64, np.int32)}, "ids must differ"),
         ({"ids": np.arange(5)}, "ids must be one per image"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": -1}, "batch_size"),
         ({"attacks": ("apdg_ce",)}, "unknown attack"),
     ],
 )

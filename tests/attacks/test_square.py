@@ -76,6 +76,30 @@ def test_only_better_points_are_kept():
     np.testing.assert_allclose(margins, [state.margin for state in states[1:]], atol=1e-4)
 
 
+def test_queries_that_change_nothing_are_passed_over_and_the_rest_is_as_without():
+    n, queries = 5, 400
+    weights = jax.random.normal(KEY, (36, 3))
+    f = jax.tree_util.Partial(lambda x, key=None: jnp.tanh(x.reshape(-1, 36) @ weights))
+    x = jax.random.uniform(jax.random.key(1), (n, 6, 6, 1))
+    y = jnp.argmax(f(x), -1)
+    eps, zeros = jnp.full(n, 0.02), jnp.zeros(n, jnp.int32)
+    e, attack = Example(x, y, eps, jnp.arange(n), zeros, y), Square("linf", queries)
+
+    def run(oracle):
+        step = jax.jit(lambda state: attack(0, state, e, oracle, KEY))
+        state, calls = attack.begin(e, KEY), 0
+        while not state.done.all():
+            state, calls = step(state), calls + 1
+        return state, calls
+
+    # A randomised network is asked every time.
+    (passed, fewer), (asked, calls) = run(Oracle(f)), run(Oracle(f, keyed=True))
+    assert calls == queries + 1 and fewer < 0.85 * calls
+    assert not passed.success.any() and np.all(passed.ticks == queries + 1)
+    jax.tree.map(np.testing.assert_array_equal, passed._replace(margin=0), asked._replace(margin=0))
+    np.testing.assert_allclose(passed.margin, asked.margin, atol=1e-6)
+
+
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_mass_moves_as_the_formula_says(norm):
     """Window 1 takes its own direction plus eta, scaled to what both windows and the unused budget hold."""

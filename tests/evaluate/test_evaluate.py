@@ -107,7 +107,7 @@ def test_progress_reaches_the_end(split):
     assert seen == sorted(seen)
     assert 0 < seen[0][0] < seen[-1][0] <= 50 == seen[0][1]
     with pytest.raises(InputError, match=r"evaluation\.batch_size"):
-        evaluate.run_attack(network, evaluate.clean(), split, batch_size=0)
+        evaluate.run_attack(network, evaluate.clean(), split, batch_size=-1)
 
 
 def test_quick_protocol_and_counts():

@@ -1,0 +1,44 @@
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from advjax.attacks.batching import Devices, rows_at_once
+from advjax.errors import InputError
+
+CPU, GPU = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "rows"),
+    [(7, [CPU], 7), (1000, [CPU], 1000), (0, [CPU], 128), (0, [CPU] * 4, 512), (0, [GPU], 500), (0, [GPU] * 2, 1000)],
+)
+def test_batch_size_0_is_what_suits_the_devices(batch_size, devices, rows):
+    assert rows_at_once(batch_size, devices, "batch_size") == rows
+
+
+def test_a_negative_batch_size_is_refused_by_its_name():
+    with pytest.raises(InputError, match=r"^evaluation\.batch_size must be at least 1, or 0 for .*; it is -3$"):
+        rows_at_once(-3, [CPU], "evaluation.batch_size")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "work", "sizes"),
+    [
+        (128, 1000, [128, 64, 32, 16]),
+        (128, 231, [120, 60, 30, 15]),  # two batches of 120, not 128 and 103 in the place of 128
+        (128, 20, [24, 12]),
+        (128, 3, [8]),
+        (7, 100, [7]),
+        (250, 250, [250, 125, 63, 32]),
+        (16, 0, [1]),
+    ],
+)
+def test_sizes_hold_all_work_in_as_few_batches_of_equal_size(batch_size, work, sizes):
+    assert Devices(jax.devices()[:1]).sizes(batch_size, work) == sizes
+    assert sizes[0] <= batch_size
+    assert -(-work // sizes[0]) == -(-work // batch_size)
+
+
+def test_sizes_are_multiples_of_the_devices():
+    assert Devices(jax.devices()[:4]).sizes(250, 250) == [252, 128, 64, 32]
