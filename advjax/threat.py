@@ -39,8 +39,8 @@ def max_radius(norm: str, image_shape: tuple[int, ...]) -> float:
     return {"linf": 1.0, "l2": d**0.5, "l1": d}[canonical_norm(norm)]
 
 
-def _per_example(value: jax.typing.ArrayLike, like: jax.Array) -> jax.Array:
-    """A scalar or [B] shaped so that it broadcasts against `like`, [B, ...]."""
+def per_example(value: jax.typing.ArrayLike, like: jax.Array) -> jax.Array:
+    """A number or [B], shaped so that it broadcasts against `like`, [B, ...]."""
     value = jnp.asarray(value, like.dtype)
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
 
@@ -65,11 +65,11 @@ def project_ball(delta: jax.Array, norm: str, eps: jax.typing.ArrayLike) -> jax.
     The l_1 projection is soft thresholding (Duchi et al. 2008), exact up to a final rescaling that keeps the rounding
     of float32 sums from showing at an l_1 radius of 12.
     """
-    radius = _per_example(eps, delta)
+    radius = per_example(eps, delta)
     if norm == "linf":
         return jnp.clip(delta, -radius, radius)
     if norm == "l2":
-        length = _per_example(_l2(delta), delta)
+        length = per_example(_l2(delta), delta)
         return delta * jnp.minimum(1.0, radius / jnp.maximum(length, 1e-12))
     flat = _flat(delta)
     room = jnp.full_like(flat, jnp.inf)
@@ -176,12 +176,12 @@ def steepest_step(
     if norm == "linf":
         return jnp.sign(gradient)
     if norm == "l2":
-        return gradient / (_per_example(_l2(gradient), gradient) + 1e-12)
+        return gradient / (per_example(_l2(gradient), gradient) + 1e-12)
     size = jnp.abs(gradient)
     if x is not None:
         stuck = ((gradient > 0) & (x >= 1.0 - gap)) | ((gradient < 0) & (x <= gap))
         size = jnp.where(stuck, 0.0, size)
-    return jnp.where(top_k(size, k) & (size > 0), jnp.sign(gradient), 0.0) / _per_example(k, gradient)
+    return jnp.where(top_k(size, k) & (size > 0), jnp.sign(gradient), 0.0) / per_example(k, gradient)
 
 
 def example_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
@@ -216,7 +216,7 @@ def random_start(
     if kind == "normal":
         return x + 0.001 * jax.vmap(lambda k: jax.random.normal(k, shape, dtype))(keys)
     noise = jax.vmap(lambda k: _uniform_in_ball(k, shape, dtype, norm))(keys)
-    start = x + _per_example(eps, x) * noise
+    start = x + per_example(eps, x) * noise
     return start if kind == "uniform_unclipped" else jnp.clip(start, 0.0, 1.0)
 
 

@@ -76,10 +76,6 @@ def checkpoints(steps: int) -> list[int]:
     return points
 
 
-def _column(value: jax.Array, like: jax.Array) -> jax.Array:
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
-
-
 def _l0(delta: jax.Array) -> jax.Array:
     return jnp.sum(delta.reshape(len(delta), -1) != 0, -1).astype(jnp.float32)
 
@@ -127,8 +123,8 @@ class APGD:
         if self.norm == "l1":
             start = e.x + noise
         else:
-            unit = noise / (_column(threat.norm(noise, self.norm), noise) + 1e-12)
-            start = jnp.clip(e.x + _column(e.eps, noise) * unit, 0.0, 1.0)
+            unit = noise / (threat.per_example(threat.norm(noise, self.norm), noise) + 1e-12)
+            start = jnp.clip(e.x + threat.per_example(e.eps, noise) * unit, 0.0, 1.0)
         number, yes = jnp.zeros(len(e.x)), jnp.zeros(len(e.x), bool)
         count, image = jnp.zeros(len(e.x), jnp.int32), jnp.zeros_like(e.x)
         return APGDState(
@@ -173,18 +169,18 @@ class APGD:
     def _move(self, state: APGDState, e: Example, radius: jax.Array, step_number: jax.Array) -> jax.Array:
         """The next point: a stage's start (`best`, projected) or a step from `x`."""
         starting = step_number == 0
-        x, size = state.x, _column(state.step, state.x)
+        x, size = state.x, threat.per_example(state.step, state.x)
         if self.norm == "l1":
             flat = jnp.abs(state.gradient).reshape(len(x), -1)
             d = flat.shape[-1]
             # the entry of this rank, counted from the smallest, is the smallest that moves
             rank = jnp.clip((1.0 - state.share) * d, 0, d - 1).astype(jnp.int32)
-            least = _column(threat.kth_largest(flat, d - rank)[:, 0], x)
+            least = threat.per_example(threat.kth_largest(flat, d - rank)[:, 0], x)
             direction = jnp.where(jnp.abs(state.gradient) >= least, jnp.sign(state.gradient), 0.0)
-            direction = direction / (_column(threat.norm(direction, "l1"), x) + 1e-10)
+            direction = direction / (threat.per_example(threat.norm(direction, "l1"), x) + 1e-10)
             return threat.project_l1_box(select(starting, state.best, x + size * direction), e.x, radius)
         z = threat.project(x + size * threat.steepest_step(state.gradient, self.norm), e.x, self.norm, e.eps)
-        a = _column(jnp.where(step_number == 1, 1.0, 0.75), x)
+        a = threat.per_example(jnp.where(step_number == 1, 1.0, 0.75), x)
         z = threat.project(x + a * (z - x) + (1.0 - a) * (x - state.x_prev), e.x, self.norm, e.eps)
         return select(starting, state.best, z)
 

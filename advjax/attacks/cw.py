@@ -45,10 +45,6 @@ class CWState(NamedTuple):
     found: jax.Array
 
 
-def _rows(value: jax.Array, like: jax.Array) -> jax.Array:
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
-
-
 @dataclasses.dataclass(frozen=True)
 class CWL2:
     """The attack as a loop body: one call is one Adam step per example; every `steps` of them a round ends."""
@@ -90,8 +86,8 @@ class CWL2:
         nearer = fooled & (distance < state.distance)
 
         pushed = jnp.where(margin < self.confidence, state.c, 0.0)
-        gradient = (2.0 * (x - e.x) - _rows(pushed, x) * ascent) * (1.0 - unit * unit) / 2.0
-        t = _rows((state.ticks % self.steps + 1).astype(jnp.float32), x)
+        gradient = (2.0 * (x - e.x) - threat.per_example(pushed, x) * ascent) * (1.0 - unit * unit) / 2.0
+        t = threat.per_example((state.ticks % self.steps + 1).astype(jnp.float32), x)
         mean = 0.9 * state.mean + 0.1 * gradient
         square = 0.999 * state.square + 0.001 * gradient**2
         step = mean / (1.0 - 0.9**t) / (jnp.sqrt(square / (1.0 - 0.999**t)) + 1e-8)

@@ -141,7 +141,7 @@ class FAB:
             noise = self._noise(e, key)
             length = threat.norm(noise, self.norm)
             scale = jnp.where(e.trial > 0, 0.5 * e.eps / jnp.maximum(length, 1e-12), 0.0)
-            start = jnp.clip(e.x + _rows(scale, e.x) * noise, 0.0, 1.0)
+            start = jnp.clip(e.x + threat.per_example(scale, e.x) * noise, 0.0, 1.0)
         no = jnp.zeros(n, bool)
         return FABState(jnp.zeros(n, jnp.int32), no, no, e.x, jnp.full(n, jnp.inf), start)
 
@@ -201,10 +201,6 @@ class FAB:
         nearest = jnp.argmin(ratio, 0), jnp.arange(len(x))
         w = w[nearest]
         return gaps[nearest], jnp.where(jnp.isfinite(w), w, 0.0)
-
-
-def _rows(value: jax.Array, like: jax.Array) -> jax.Array:
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
 
 
 class FABResult(NamedTuple):

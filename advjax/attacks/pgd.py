@@ -42,9 +42,7 @@ class Ascent:
             direction = threat.steepest_step(gradient, "l1", x=x_adv, k=k)
         else:
             direction = threat.steepest_step(gradient, self.norm)
-        step = jnp.asarray(step_size, x.dtype)
-        step = step.reshape(step.shape + (1,) * (x.ndim - step.ndim)) if step.ndim else step
-        return threat.project(x_adv + step * direction, x, self.norm, eps), aux
+        return threat.project(x_adv + threat.per_example(step_size, x) * direction, x, self.norm, eps), aux
 
 
 def l1_coordinates(size: int) -> tuple[int, int]:

@@ -152,7 +152,7 @@ class Square:
         """l_inf's first point: every column of every channel all plus or all minus eps."""
         _, width, channels = e.x.shape[1:]
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (1, width, channels), jnp.float32))(keys)
-        return jnp.clip(e.x + _rows(e.eps, e.x) * signs, 0.0, 1.0)
+        return jnp.clip(e.x + threat.per_example(e.eps, e.x) * signs, 0.0, 1.0)
 
     def _flip_window(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
         """l_inf: +-2 eps, a sign per channel, on one window of the best point, back into ball and box."""
@@ -163,7 +163,7 @@ class Square:
             row, column = _corner(where, side, height, width)
             return _inside(row, column, side, height, width) * jax.random.rademacher(sign, (channels,), x.dtype)
 
-        return threat.project(x + 2.0 * _rows(e.eps, x) * jax.vmap(draw)(keys, side), e.x, "linf", e.eps)
+        return threat.project(x + 2.0 * threat.per_example(e.eps, x) * jax.vmap(draw)(keys, side), e.x, "linf", e.eps)
 
     def _tiles(self, e: Example, keys: jax.Array) -> jax.Array:
         """l_2's and l_1's first point: tiles of H//5 pixels, each +-eta per channel, cropped to the image."""
@@ -188,8 +188,8 @@ class Square:
 
     def _into_ball(self, delta: jax.Array, e: Example, rescale: bool) -> jax.Array:
         if rescale:
-            unit = delta / (_rows(threat.norm(delta, "l2"), delta) + 1e-12)
-            return jnp.clip(e.x + _rows(e.eps, delta) * unit, 0.0, 1.0)
+            unit = delta / (threat.per_example(threat.norm(delta, "l2"), delta) + 1e-12)
+            return jnp.clip(e.x + threat.per_example(e.eps, delta) * unit, 0.0, 1.0)
         return threat.project_l1_box(e.x + delta, e.x, e.eps * (1.0 - 1e-6))
 
     def _move_mass(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
@@ -216,7 +216,7 @@ class Square:
             return jnp.sum(jnp.abs(values), (1, 2), keepdims=True)
 
         both = length(delta * jnp.maximum(here, there))
-        total, eps = _rows(threat.norm(delta, self.norm), x), _rows(e.eps, x)
+        total, eps = threat.per_example(threat.norm(delta, self.norm), x), threat.per_example(e.eps, x)
         if self.norm == "l2":
             amplitude = jnp.sqrt(jnp.maximum(eps * eps - total * total, 0.0) / channels + both * both)
         else:
@@ -251,10 +251,6 @@ def _inside(row: jax.Array, column: jax.Array, side: jax.Array, height: int, wid
     rows, columns = jnp.arange(height) - row, jnp.arange(width) - column
     inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))[None, :]
     return inside.astype(jnp.float32)[..., None]
-
-
-def _rows(value: jax.Array, like: jax.Array) -> jax.Array:
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
 
 
 class SquareResult(NamedTuple):

@@ -37,6 +37,11 @@ BENCHMARKS: dict[str, dict[str, list[str]]] = {
         "cpu": [],
         "gpu": ["--width=64", "--batch=512", "--steps=10"],
     },
+    "convolutions": {
+        "toy": ["--width=4", "--batch=4", "--size=8", "--repeats=2"],
+        "cpu": ["--repeats=9"],
+        "gpu": ["--width=64", "--batch=512", "--repeats=20"],
+    },
     "networks": {
         "toy": ["--scale=toy", "--networks=resnet18,tiny_cnn", "--dtypes=float32"],
         "cpu": ["--batch=8"],

@@ -83,7 +83,7 @@ class Report:
         self._columns: tuple[str, ...] = ()
         self.content: dict[str, Any] = {
             "title": title,
-            "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+            "command": " ".join(["python", "-m", _module(), *map(_without_folders, sys.argv[1:])]),
             "hardware": hardware(),
             "tables": {},
         }
@@ -103,6 +103,12 @@ class Report:
             path = pathlib.Path(FLAGS.json)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.content, indent=2) + "\n")
+
+
+def _without_folders(argument: str) -> str:
+    """--flag=file for --flag=folder/file: where a file lies on this machine is nobody else's concern."""
+    flag, is_assigned, value = argument.partition("=")
+    return flag + is_assigned + value.rpartition("/")[2]
 
 
 def _module() -> str:

@@ -1,5 +1,6 @@
 """The benchmarks: they run at toy size, and the arithmetic that they compare times with is what the steps do."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -7,11 +8,13 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from advjax import models
 from advjax.errors import InputError
-from experiments.benchmarks import common, passes, steps
+from advjax.models import layers
+from experiments.benchmarks import common, convolutions, passes, steps
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # The first layer's image gradient, which no training step needs, is little of a network of this width.
@@ -52,6 +55,25 @@ def test_arithmetic_of_convolutions_products_and_loops():
     assert passes.flops(loop, jnp.zeros((4, 4))) == 7 * 2 * 4**3
     with pytest.raises(ValueError, match="while"):
         passes.flops(lambda a, n: jax.lax.fori_loop(0, n, lambda _, a: a @ a, a), jnp.zeros((4, 4)), 3)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (1, 2)])
+def test_kernel_gradient_as_products(side, stride):
+    pad = (side - 1) // 2
+    x, kernel = jax.random.normal(jax.random.key(0), (2, 6, 6, 3)), jnp.zeros((side, side, 3, 5))
+    convolve = functools.partial(
+        layers.cured_convolution, x, strides=(stride,) * 2, padding=((pad,) * 2,) * 2, groups=1
+    )
+    y, vjp = jax.vjp(lambda kernel: convolve(kernel), kernel)
+    gradient = jax.random.normal(jax.random.key(1), y.shape)
+    np.testing.assert_allclose(convolutions.products(x, gradient, side, stride), vjp(gradient)[0], atol=1e-5)
+
+
+def test_convolutions_are_those_of_the_network():
+    shapes = models.variable_shapes(models.create("resnet18", 10, width=16), (32, 32, 3))["params"]
+    kernels = [leaf.shape for leaf in jax.tree.leaves(shapes) if leaf.ndim == 4 and leaf.shape[2] > 3]
+    counted = convolutions.layers(16, 32)
+    assert sorted(kernels) == sorted((s, s, i, o) for (_, i, o, s, _), n in counted.items() for _ in range(n))
 
 
 def test_alternatives_take_turns():
