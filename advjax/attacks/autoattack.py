@@ -89,7 +89,7 @@ class AutoAttackResult(NamedTuple):
         broken_by: the attack that broke each, `"clean"` for a misclassified image, `""` for a robust one, [N].
         accuracy: share of images left after the clean forward and after each attack, by name in their order.
         forwards: forward passes per image, up to the attempt that broke it, [N] (with `rand` or `search_dtype`, the
-            forwards that confirm a success aside).
+            forwards that confirm a success aside; queries of Square that needed none counted).
         backwards: backward passes, likewise, [N].
         seconds: wall-clock of this call by attack, compilation included.
         flags: reasons not to trust the number, name -> sentence: `randomised`, `probabilities`, `zero_gradient`,
