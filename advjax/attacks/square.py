@@ -144,7 +144,8 @@ class Square:
     def _proposal(self, x: jax.Array, e: Example, key: jax.Array, ticks: jax.Array) -> jax.Array:
         """The point that the query of this number [B] (1 is the first after the start) makes of the best one."""
         keys = jax.vmap(jax.random.fold_in)(e.keys(key), ticks + 1)
-        sides = jnp.asarray(window_sides(self.queries, *x.shape[1:3], self.norm))
+        height, width = x.shape[1:3]
+        sides = jnp.asarray(window_sides(self.queries, height, width, self.norm))
         propose = self._flip_window if self.norm == "linf" else self._move_mass
         return propose(x, e, keys, sides[jnp.maximum(ticks - 1, 0)])
 

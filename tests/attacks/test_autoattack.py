@@ -1,5 +1,8 @@
 """AutoAttack: its versions, flags, randomised networks, precision and bad input."""
 
+import dataclasses
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +40,35 @@ def test_noise_is_a_function_of_key_attack_trial_and_id():
     for other in (renamed, rekeyed):
         broken = ~first.robust & ~other.robust
         assert broken.any() and not np.allclose(first.x_adv[broken], other.x_adv[broken], atol=1e-3)
+
+
+class Misled(NamedTuple):
+    ticks: jax.Array
+    done: jax.Array
+    success: jax.Array
+    x_adv: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SucceedsIfMisled:
+    """Breaks an image whose target is not the wrong class of its trial's rank on the clean image."""
+
+    ticks = chunk = forwards_per_tick = 1
+    backwards_per_tick = 0
+
+    def begin(self, e, key):
+        no = jnp.zeros(len(e.x), bool)
+        return Misled(jnp.zeros(len(e.x), jnp.int32), no, no, e.x)
+
+    def __call__(self, _, state, e, oracle, key):
+        ranked = jnp.argsort(-oracle.logits(e.x, None), -1)
+        expected = jnp.take_along_axis(ranked, e.trial[:, None] + 1, -1)[:, 0]
+        return state._replace(ticks=state.ticks + 1, done=jnp.ones_like(state.done), success=e.target != expected)
+
+
+def test_targets_are_the_likeliest_wrong_classes_of_the_clean_image():
+    found = cascade(F, KEY, X, Y, **{**ONE, "attacks": (Stage("misled", SucceedsIfMisled(), 9),)})
+    assert found.robust.sum() == len(X) - 3
 
 
 def test_compiles_once_per_stage_and_size():

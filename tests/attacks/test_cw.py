@@ -1,8 +1,12 @@
 """CW-l_2 against the distance to a linear boundary."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advjax.attacks import cw_l2
+from advjax.attacks.cw import CWL2
+from advjax.attacks.oracle import Example
 from tests.attacks import toy
 
 
@@ -21,6 +25,25 @@ def test_distance_to_a_linear_boundary():
     assert np.all(np.asarray(result.distance) >= exact * (1 - 1e-4))
     assert np.all(np.asarray(result.distance) <= exact * 1.1 + 1e-3)
     np.testing.assert_allclose(toy.distance(result.x_adv, x, "l2"), result.distance, rtol=1e-5)
+
+
+def test_the_weight_is_looked_for_by_binary_search():
+    x = jnp.full((3, 2, 2, 1), 0.5)
+    zeros = jnp.zeros(3, jnp.int32)
+    e, attack = Example(x, zeros, jnp.zeros(3), zeros, zeros, zeros), CWL2()
+    state = attack.begin(e, jax.random.key(0))
+    # Found at the first weight; found at none so far; failed below a weight that succeeded.
+    state = state._replace(
+        c=jnp.asarray([0.01, 0.01, 0.05]),
+        low=jnp.zeros(3),
+        high=jnp.asarray([jnp.inf, jnp.inf, 0.1]),
+        found=jnp.asarray([True, False, False]),
+    )
+    new = attack._next_round(state, e)
+    np.testing.assert_allclose(new.c, [0.005, 0.1, 0.075], rtol=1e-6)
+    np.testing.assert_allclose(new.low, [0.0, 0.01, 0.05], rtol=1e-6)
+    np.testing.assert_allclose(new.high, [0.01, np.inf, 0.1], rtol=1e-6)
+    assert not new.found.any()
 
 
 def test_confidence_asks_for_more():
