@@ -27,9 +27,9 @@ class Attack(Protocol):
     """What an attack has to offer; equal for equal programs.
 
     Attributes:
-        ticks: calls of a whole run.
+        ticks: of a whole run; a call is at least one of them.
         chunk: calls between two looks at who is done.
-        forwards_per_tick, backwards_per_tick: passes per example and call.
+        forwards_per_tick, backwards_per_tick: passes per example and tick, at most.
     """
 
     ticks: int
@@ -41,7 +41,7 @@ class Attack(Protocol):
         """The first state, a NamedTuple with at least ticks, done, success and x_adv."""
 
     def __call__(self, i: int, state: Any, e: Example, oracle: Oracle, key: jax.Array) -> Any:
-        """The state one tick later; rows that are done stay as they are."""
+        """The state at least one tick later; rows that are done stay as they are."""
 
 
 @partial(jax.jit, static_argnums=0)

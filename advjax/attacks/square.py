@@ -107,7 +107,7 @@ class Square:
 
     @property
     def ticks(self) -> int:
-        """Forwards of a whole run: the first point and the queries."""
+        """Queries of a whole run, the first point among them; calls may be fewer."""
         return self.queries + 1
 
     def begin(self, e: Example, key: jax.Array) -> SquareState:
@@ -119,7 +119,7 @@ class Square:
         return SquareState(jnp.zeros(n, jnp.int32), no, no, start, jnp.full(n, jnp.inf), e.x)
 
     def __call__(self, _, state: SquareState, e: Example, oracle: Oracle, key: jax.Array) -> SquareState:
-        """One query of every example that is not done."""
+        """The next query of every example that is not done."""
         ticks = state.ticks
         x = select(ticks == 0, state.x, self._proposal(state.x, e, key, ticks))
         if self.norm == "linf" and not oracle.keyed:
