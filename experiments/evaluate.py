@@ -72,6 +72,8 @@ def _run(argv: list[str]) -> None:
         raise InputError(f"exactly one of --workdir, --weights and --function must be given, not {sources or 'none'}")
     if options.examples < 0:
         raise InputError(f"--examples must be at least 0 (0: all), it is {options.examples}")
+    if options.batch_size < 0:
+        raise InputError(f"--batch_size must be at least 0 (0: what suits the machine), it is {options.batch_size}")
     if not options.out:
         raise InputError("--out is missing: --out=FOLDER")
     compilation_cache.enable(options.compilation_cache)

@@ -103,6 +103,7 @@ def test_weights_file_with_an_architecture(folder):
         (("--weights=w.pt", "--data=digits", "--eps=0.1", "--out=x"), "--network is missing"),
         (("--workdir=no/such/run", "--out=x"), "not the folder of a run"),
         (("--function=mine:make", "--data=digits", "--eps=0.1", "--examples=-5", "--out=x"), "--examples must be"),
+        (("--function=mine:make", "--data=digits", "--eps=0.1", "--batch_size=-1", "--out=x"), "--batch_size must be"),
         (("--protocl=fast",), "--protocl"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
