@@ -1,17 +1,28 @@
-"""The standard version of AutoAttack, ours against the authors' PyTorch code, stage by stage in turns.
+"""The standard version of AutoAttack, ours against the authors' PyTorch code, in turns of seconds.
 
     python -m experiments.benchmarks.against_autoattack --weights=trades_mnist_smallcnn.pt --images=mnist.npz
-        [--n=250] [--norm=linf] [--eps=0.3] [--json=FILE]
+        [--n=250] [--norm=linf] [--eps=0.3] [--turns=16,10] [--json=FILE]
 
 Needs the authors' package `autoattack` (github fra31/auto-attack, not on PyPI) on the path, and PyTorch. The weights are
-the TRADES authors' MNIST network. Each stage (APGD-CE, APGD-T, FAB-T, Square) runs once with theirs, then with ours, each
-on the images that its own stages before have left; ours compiles on the way, which is in its seconds and reported apart.
+the TRADES authors' MNIST network. Each side is a process of its own that runs all stages (APGD-CE, APGD-T, FAB-T, Square),
+each on the images that its own stages before have left. One process runs at a time, the other is stopped meanwhile
+(SIGSTOP), so that both meet the machine as it is in the same minutes; only seconds in which a side runs are counted, from
+when its network and images are loaded. Ours compiles on the way, which is in its seconds
+(`experiments.benchmarks.autoattack` reports it apart).
 """
 
 from __future__ import annotations
 
+import json
+import os
+import pathlib
+import selectors
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +39,8 @@ flags.DEFINE_string("images", None, "npz with x_test and y_test", required=True)
 flags.DEFINE_integer("n", 250, "number of images")
 flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "norm")
 flags.DEFINE_float("eps", 0.3, "radius")
+flags.DEFINE_list("turns", ["16", "10"], "seconds of a turn, the authors' and ours, so that both end at about one time")
+flags.DEFINE_enum("side", "both", ["both", "authors", "ours"], "run this side alone and print a line per stage")
 
 STAGES = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 Attack = Callable[[str, np.ndarray], np.ndarray]
@@ -77,32 +90,115 @@ def ours(x: np.ndarray, y: np.ndarray) -> Attack:
     return run
 
 
-def main() -> None:
-    """Prints a row per stage and the sum."""
-    report = common.Report(f"AutoAttack standard, {FLAGS.norm} {FLAGS.eps}, {FLAGS.n} images")
+class Process:
+    """A command whose lines of output are timed by the seconds in which it was let run; it begins stopped.
+
+    Args:
+        command: its arguments.
+        environment: what it finds there beside what this process has.
+
+    Attributes:
+        seconds: how long it has run.
+        ended: whether it has ended by itself.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
+        self.seconds = 0.0
+        self.ended = False
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
+        assert self._process.stdout is not None
+        self._out = self._process.stdout
+        self._rest = b""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def turn(self, seconds: float) -> list[tuple[float, str]]:
+        """Lets it run this long, or to its end; -> what it printed, with the seconds that it had run by then.
+
+        Raises:
+            InputError: it failed; it has said why.
+        """
+        lines, started = [], time.perf_counter()
+        self._process.send_signal(signal.SIGCONT)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._out, selectors.EVENT_READ)
+            while (left := started + seconds - time.perf_counter()) > 0:
+                if not selector.select(left):
+                    break
+                ran = self.seconds + time.perf_counter() - started
+                piece = os.read(self._out.fileno(), 1 << 16)
+                *whole, self._rest = (self._rest + piece).split(b"\n")
+                lines += [(ran, line.decode()) for line in whole]
+                if not piece:
+                    self.ended = True
+                    if status := self._process.wait():
+                        raise InputError(f"{' '.join(self._process.args)} ended with status {status}")
+                    break
+        if not self.ended:
+            self._process.send_signal(signal.SIGSTOP)
+        self.seconds += time.perf_counter() - started
+        return lines
+
+    def kill(self) -> None:
+        """Ends it, stopped or not."""
+        self._process.kill()
+        self._process.wait()
+
+
+def in_turns(processes: Mapping[str, Process], seconds: Mapping[str, float]) -> Iterator[tuple[str, float, str]]:
+    """Runs one process after the other, each for its seconds, until all have ended; yields (name, seconds run, line)."""
+    try:
+        while not all(process.ended for process in processes.values()):
+            for name, process in processes.items():
+                if not process.ended:
+                    yield from ((name, *line) for line in process.turn(seconds[name]))
+    finally:
+        for process in processes.values():
+            process.kill()
+
+
+def one_side() -> None:
+    """Prints a line once the network is loaded, and one per stage."""
     data = np.load(FLAGS.images)
     x = data["x_test"][: FLAGS.n].reshape(-1, 28, 28, 1).astype(np.float32) / 255
     y = data["y_test"][: FLAGS.n].astype(np.int32)
-    sides: dict[str, Attack] = {"authors'": theirs(x, y), "our": ours(x, y)}
-    left = {side: np.arange(len(x)) for side in sides}
-    total = dict.fromkeys(sides, 0.0)
-
-    def add(attack: str, seconds: dict[str, float], compiling: float) -> None:
-        row = {f"{side} %": 100.0 * len(left[side]) / len(x) for side in sides}
-        row |= {f"{side} s": seconds[side] for side in sides}
-        ratio = seconds["authors'"] / seconds["our"]
-        report.add("Accuracy and seconds", attack=attack, **row, **{"compiling s": compiling, "times as fast": ratio})
-
-    compiling = common.CompileTime()
+    attack = {"authors": theirs, "ours": ours}[FLAGS.side](x, y)
+    print(json.dumps({"attack": "loaded"}), flush=True)
+    left = np.arange(len(x))
     for stage in STAGES:
-        compiled, seconds = compiling.seconds, {}
-        for side, attack in sides.items():
-            started = time.perf_counter()
-            left[side] = attack(stage, left[side]) if len(left[side]) else left[side]
-            seconds[side] = time.perf_counter() - started
-            total[side] += seconds[side]
-        add(stage, seconds, compiling.seconds - compiled)
-    add("all", total, compiling.seconds)
+        left = attack(stage, left) if len(left) else left
+        print(json.dumps({"attack": stage, "accuracy": 100.0 * len(left) / len(x)}), flush=True)
+
+
+def main() -> None:
+    """Prints a row per stage and the sum."""
+    if FLAGS.side != "both":
+        return one_side()
+    try:
+        turns = dict(zip(("authors", "ours"), map(float, FLAGS.turns), strict=True))
+    except ValueError:
+        raise InputError(f"turns must be two numbers of seconds, it is {','.join(FLAGS.turns)}") from None
+    report = common.Report(f"AutoAttack standard, {FLAGS.norm} {FLAGS.eps}, {FLAGS.n} images, in turns of {turns} s")
+    command = [sys.executable, "-m", "experiments.benchmarks.against_autoattack", *sys.argv[1:]]
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    root = str(pathlib.Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    processes = {side: Process([*command, f"--side={side}"], environment) for side in turns}
+    known: dict[str, dict[str, Any]] = {side: {} for side in turns}
+    before: dict[str, float] = {}
+    total = dict.fromkeys(turns, 0.0)
+    for side, ran, line in in_turns(processes, turns):
+        content = json.loads(line)
+        if content["attack"] != "loaded":
+            known[side][content["attack"]] = content["accuracy"], ran - before[side]
+        before[side] = ran
+        stage = content["attack"]
+        if all(stage in outcomes for outcomes in known.values()):
+            seconds = {side: known[side][stage][1] for side in turns}
+            total = {side: total[side] + seconds[side] for side in turns}
+            accuracy = {f"{side} %": known[side][stage][0] for side in turns}
+            for name, times in ((stage, seconds), *([("all", total)] if stage == list(STAGES)[-1] else [])):
+                row = accuracy | {f"{side} s": times[side] for side in turns}
+                report.add("Accuracy and seconds", attack=name, **row, ratio=times["authors"] / times["ours"])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 
 from advjax import models
 from advjax.errors import InputError
-from advjax.models import layers
+from advjax.models.convolution import cured_convolution
 from experiments.benchmarks import common, convolutions, passes, steps
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -61,9 +62,7 @@ def test_arithmetic_of_convolutions_products_and_loops():
 def test_kernel_gradient_as_products(side, stride):
     pad = (side - 1) // 2
     x, kernel = jax.random.normal(jax.random.key(0), (2, 6, 6, 3)), jnp.zeros((side, side, 3, 5))
-    convolve = functools.partial(
-        layers.cured_convolution, x, strides=(stride,) * 2, padding=((pad,) * 2,) * 2, groups=1
-    )
+    convolve = functools.partial(cured_convolution, x, strides=(stride,) * 2, padding=((pad,) * 2,) * 2, groups=1)
     y, vjp = jax.vjp(lambda kernel: convolve(kernel), kernel)
     gradient = jax.random.normal(jax.random.key(1), y.shape)
     np.testing.assert_allclose(convolutions.products(x, gradient, side, stride), vjp(gradient)[0], atol=1e-5)
@@ -109,7 +108,7 @@ def test_one_command_runs_and_writes(tmp_path):
     inner, methods = result["tables"].values()
     assert [row["K"] for row in inner] == [0, 2]
     assert [row["ideal"] for row in inner] == pytest.approx([1, 7 / 3])
-    assert [(row["method"], row["passes"]) for row in methods] == [("pgd_at", 8), ("trades", 13)]
+    assert [(row["method"], row["passes"]) for row in methods] == [("pgd_at", 8), ("trades", 11)]
     assert methods[0]["over PGD-AT"] == 1
     assert "| pgd_at | 8 |" in done.stdout
 
@@ -120,6 +119,45 @@ def test_the_authors_autoattack_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "autoattack", None)
     with pytest.raises(InputError, match="needs PyTorch and the authors' package autoattack"):
         against_autoattack.theirs(None, None)
+
+
+SLOW_LINES = """
+import sys, time
+for i in range(3):
+    work = time.process_time()
+    while time.process_time() - work < float(sys.argv[2]):
+        pass
+    print(sys.argv[1], i, flush=True)
+"""
+
+
+def test_turns_time_two_processes_that_never_run_together():
+    from experiments.benchmarks.against_autoattack import Process, in_turns
+
+    def start(name, work):
+        return Process([sys.executable, "-c", SLOW_LINES, name, str(work)], {})
+
+    began = time.perf_counter()
+    processes = {"a": start("a", 0.2), "b": start("b", 0.1)}
+    lines = list(in_turns(processes, {"a": 0.15, "b": 0.1}))
+    wall = time.perf_counter() - began
+    for name, work in (("a", 0.2), ("b", 0.1)):
+        own = [(ran, line) for owner, ran, line in lines if owner == name]
+        assert [line for _, line in own] == [f"{name} {i}" for i in range(3)]
+        assert all(ran >= work * (i + 1) for i, (ran, _) in enumerate(own))
+        assert own[-1][0] <= processes[name].seconds
+    assert [owner for owner, _, _ in lines] != sorted(owner for owner, _, _ in lines)
+    assert sum(process.seconds for process in processes.values()) <= wall
+
+
+def test_a_process_that_fails_ends_the_turns_and_the_other():
+    from experiments.benchmarks.against_autoattack import Process, in_turns
+
+    fails = Process([sys.executable, "-c", "raise SystemExit(3)"], {})
+    waits = Process([sys.executable, "-c", "import time; time.sleep(600)"], {})
+    with pytest.raises(InputError, match="ended with status 3"):
+        list(in_turns({"waits": waits, "fails": fails}, {"waits": 0.05, "fails": 5.0}))
+    assert waits._process.poll() is not None
 
 
 def test_a_wrong_flag_is_one_line():
