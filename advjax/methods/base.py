@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -91,12 +92,15 @@ class Network:
         """Evaluation mode: images -> logits on the running statistics; nothing is updated."""
         return models.logits_fn(self.module, {"params": self.params, "batch_stats": self.stats})
 
-    def train(self, x: jax.Array) -> tuple[jax.Array, Network]:
+    def train(self, x: jax.Array, again: jax.Array | None = None) -> tuple[jax.Array, Network]:
         """A training forward.
 
         Args:
             x: images [B, H, W, C], or several such batches concatenated, [m B, H, W, C], over which BatchNorm then
                 normalises as over one.
+            again: the logits of an earlier training forward of the same images with the same weights. A network that
+                draws nothing at random would find the same ones, so it gives back these, and the uses of both share
+                one backward.
 
         Returns:
             Logits [m B, K], and the network with the statistics that this forward moved.
@@ -113,7 +117,21 @@ class Network:
             rngs={"dropout": dropout},
         )
         stats = jax.lax.stop_gradient(updated.get("batch_stats", self.stats))
+        if again is not None and not self._is_random(x):
+            logits = again
         return logits, dataclasses.replace(self, stats=stats, key=key)
+
+    def _is_random(self, x: jax.Array) -> bool:
+        """Whether training forwards draw random numbers, such as dropout's."""
+
+        def forward(params, stats, x):
+            return self.module.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+
+        try:
+            jax.eval_shape(forward, self.params, self.stats, x)
+        except flax.errors.InvalidRngError:
+            return True
+        return False
 
     def with_stats(self, stats: Any) -> Network:
         """The same network with other running statistics."""

@@ -16,7 +16,7 @@ class TRADES(Method):
     """min CE(f(x), y) + beta KL(p(x) || p(x')) with x' maximising KL(p(x) || p(x')), p(x) fixed in the attack.
 
     The KL is a batch mean and its gradient flows through both arguments. Training forwards: clean, adversarial, clean
-    (running = 0.729 old + 0.181 clean + 0.09 adversarial); XLA merges the two clean ones where nothing is random.
+    (running = 0.729 old + 0.181 clean + 0.09 adversarial). Without dropout, the third only moves the statistics.
 
     Attributes:
         attack: the inner maximisation.
@@ -40,11 +40,11 @@ class TRADES(Method):
         if self.adversarial_first:
             robust, net = net.train(x_adv)
             clean_again, net = net.train(x)
-            clean, net = net.train(x)
+            clean, net = net.train(x, again=clean_again)
         else:
             clean, net = net.train(x)
             robust, net = net.train(x_adv)
-            clean_again, net = net.train(x)
+            clean_again, net = net.train(x, again=clean)
         natural = context.mean(losses.cross_entropy(clean, y))
         kl = context.mean(losses.kl(clean_again, robust))
         metrics = {

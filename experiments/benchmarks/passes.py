@@ -37,7 +37,7 @@ PASSES: dict[str, Passes] = {
     "natural": Passes(0, 3),
     "pgd_at": Passes(2, 4),  # training step 3, clean forward after it 1
     "fgsm_rs": Passes(2, 3),
-    "trades": Passes(2, 10, 1),  # p(x) 1; clean 3, adversarial 3, clean again 3, of which the forward is merged
+    "trades": Passes(2, 8, 1),  # p(x) 1; clean 3, adversarial 3; clean again 1, for the statistics alone, merged
     "mart": Passes(2, 6),  # clean 3, adversarial 3
     "dynat": Passes(2, 8, 1),  # guide: labels 1, merged with its training step 3; target 3, clean 1
     "sglr": Passes(2, 4),  # adversarial 3, clean 1
@@ -51,7 +51,7 @@ PASSES: dict[str, Passes] = {
     "max": Passes(12, 9),  # three norms, each two runs and 1; scores 3, training step 3
     "avg": Passes(12, 12),  # three times p_inf, each with a training step
     "at_awp": Passes(2, 7),  # PGD-AT and the proxy's gradient 3
-    "trades_awp": Passes(2, 19, 2),  # TRADES, and its loss on the proxy 9, a forward merged in each
+    "trades_awp": Passes(2, 15, 2),  # TRADES, and its loss on the proxy 7, a forward merged in each
     "dynat:cifar10-awp": Passes(2, 17),  # p(x) 1, labels 1, guide 3, target 3 + 3, proxy 3 + 3
 }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,10 @@ from advjax import losses, methods
 from advjax.data import epoch_order
 from advjax.errors import InputError
 from advjax.methods import FGSMRS, PGDAT, TRADES, Natural, TrainingAttack
+from advjax.methods.base import Network
+from advjax.models.layers import TrainMode
 from tests.helpers import SHAPE, Run, ToyNet, distance, toy_data
-from tests.methods.by_hand import Inverted, first_batch, first_layer_mean
+from tests.methods.by_hand import Inverted, first_batch, first_layer_mean, make_context
 
 ATTACK = TrainingAttack(eps=0.1, step_size=0.05, steps=3)
 NO_ATTACK = TrainingAttack(eps=0.1, steps=0, start="none")
@@ -74,6 +77,33 @@ def test_natural_step_by_hand():
     assert weight[0].all()
     assert distance(run.state.params["model"], expected) < 1e-6
     np.testing.assert_allclose(run.metrics["loss"], value, rtol=1e-6)
+
+
+class Dropping(nn.Module):
+    """A linear network with dropout."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dropout(0.5, deterministic=not train)(nn.Dense(10)(x.reshape(len(x), -1)))
+
+
+def test_a_forward_made_again_gives_back_the_logits_of_the_first():
+    context = make_context(Natural())
+    x = context.batch.image
+    logits, once = context.nets["model"].train(x)
+    again, twice = once.train(x, again=logits)
+    fresh, expected = once.train(x)
+    assert again is logits
+    np.testing.assert_array_equal(again, fresh)
+    assert distance(twice.stats, expected.stats) == 0.0 < distance(twice.stats, once.stats)
+
+
+def test_a_forward_made_again_draws_anew_where_there_is_dropout():
+    module, x = Dropping(), jnp.ones((4, *SHAPE))
+    net = Network(module, module.init(jax.random.key(0), x)["params"], {}, TrainMode(), jax.random.key(1))
+    logits, net = net.train(x)
+    again, _ = net.train(x, again=logits)
+    assert np.mean(np.asarray(again) != np.asarray(logits)) > 0.2
 
 
 def test_trades_loss_by_hand():
