@@ -17,12 +17,9 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from advjax.errors import InputError
+from advjax.models.convolution import Pair, convolution, cured_convolution
 
 Initializer = Callable[..., jax.Array]
-Pair = tuple[int, int]
-
-NHWC = ("NHWC", "HWIO", "NHWC")
-FEW_CHANNELS = 3  # of images
 
 
 class TrainMode(NamedTuple):
@@ -36,6 +33,10 @@ class TrainMode(NamedTuple):
 
     weight: jax.Array | None = None
     axis_name: str | None = None
+
+    def weights(self, x: jax.Array) -> jax.Array:
+        """The weight of every example of x [B, ...], [B] float32."""
+        return jnp.ones(len(x)) if self.weight is None else self.weight.astype(jnp.float32)
 
 
 Train = bool | TrainMode
@@ -58,109 +59,6 @@ def zero_bias(fan_in: int) -> Initializer:
     """A bias that starts at zero."""
     del fan_in
     return jax.nn.initializers.zeros
-
-
-def _convolution(x, kernel, strides, padding, groups, dilation=(1, 1)):
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dilation, dimension_numbers=NHWC, feature_group_count=groups
-    )
-
-
-def _shifted_sum(x, kernel, strides, padding, dilation):
-    """A depthwise convolution as a sum of shifted products: XLA's CPU backend has no fast grouped convolution."""
-    config = [(low, high, hole - 1) for (low, high), hole in zip(padding, dilation, strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
-    rows, columns = kernel.shape[:2]
-    height, width = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True))
-    total = jnp.zeros((x.shape[0], height, width, x.shape[3]), x.dtype)
-    for i in range(rows):
-        for j in range(columns):
-            end = (x.shape[0], i + (height - 1) * strides[0] + 1, j + (width - 1) * strides[1] + 1, x.shape[3])
-            total = total + lax.slice(x, (0, i, j, 0), end, (1, *strides, 1)) * kernel[i, j, 0]
-    return total
-
-
-def _forward(x, kernel, strides, padding, groups, dilation=(1, 1)):
-    if groups > 1 and groups == x.shape[3] == kernel.shape[3]:
-        return _shifted_sum(x, kernel, strides, padding, dilation)
-    return _convolution(x, kernel, strides, padding, groups, dilation)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def cured_convolution(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], groups: int):
-    """A 2-D convolution whose input gradient stays fast inside loops on XLA's CPU backend.
-
-    There the transposed kernel of an ordinary input gradient is folded into the convolution, which then leaves the fast
-    path (jax-ml/jax issue 12868). Here the gradient is an ordinary convolution with a kernel that is flipped and
-    transposed beforehand. Same values; no forward-mode derivative, as of any custom VJP.
-
-    Args:
-        x: [B, H, W, I].
-        kernel: [h, w, I / groups, O].
-        strides: of the rows and columns.
-        padding: (low, high) of the rows and of the columns.
-        groups: the number of channel groups, 1 for an ordinary convolution.
-
-    Returns:
-        [B, H', W', O].
-    """
-    return _forward(x, kernel, strides, padding, groups)
-
-
-def _cured_forward(x, kernel, strides, padding, groups):
-    return _forward(x, kernel, strides, padding, groups), (x, kernel)
-
-
-def _cured_backward(strides, padding, groups, saved, gradient):
-    x, kernel = saved
-    _, kernel_vjp = jax.vjp(lambda k: _forward(x, k, strides, padding, groups), kernel)
-    if groups == 1 and x.shape[3] <= FEW_CHANNELS:
-        return _scattered(gradient, kernel, x.shape, strides, padding), kernel_vjp(gradient)[0]
-    rows, columns, inputs, outputs = kernel.shape
-    swapped = kernel[::-1, ::-1].reshape(rows, columns, inputs, groups, outputs // groups)
-    swapped = swapped.transpose(0, 1, 4, 3, 2).reshape(rows, columns, outputs // groups, groups * inputs)
-    # Without the barrier XLA folds the transposition back into the convolution.
-    swapped = lax.optimization_barrier(swapped)
-    pads = tuple(
-        (k - 1 - low, size + low - (out - 1) * stride - 1)
-        for size, out, k, stride, (low, _) in zip(
-            x.shape[1:3], gradient.shape[1:3], kernel.shape[:2], strides, padding, strict=True
-        )
-    )
-    spread, dilation = gradient, strides
-    if min(min(pair) for pair in pads) < 0:
-        # jaxlib 0.10 computes grouped convolutions of negative padding wrongly, so crop beforehand.
-        crop = [(min(low, 0), min(high, 0), stride - 1) for (low, high), stride in zip(pads, strides, strict=True)]
-        spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
-        pads, dilation = tuple((max(low, 0), max(high, 0)) for low, high in pads), (1, 1)
-    x_gradient = _forward(spread, swapped, (1, 1), pads, groups, dilation)
-    return x_gradient, kernel_vjp(gradient)[0]
-
-
-def _scattered(gradient, kernel, shape, strides, padding):
-    """The input gradient as one matrix product and a sum of shifted images.
-
-    A convolution with one to three output channels, what the gradient of a network's first layer is, leaves nearly all
-    of XLA:CPU's matrix product idle; this takes a quarter (16 channels) to two thirds (64) of its time there.
-    """
-    rows, columns, inputs, outputs = kernel.shape
-    taps = kernel.transpose(3, 0, 1, 2).reshape(outputs, -1)
-    products = jnp.matmul(gradient.reshape(-1, outputs), taps, preferred_element_type=jnp.float32)
-    products = products.reshape(*gradient.shape[:3], rows, columns, inputs)
-    total = jnp.zeros(shape, products.dtype)
-    for i in range(rows):
-        for j in range(columns):
-            config = []
-            for size, out, stride, (low, _), at in zip(
-                shape[1:3], gradient.shape[1:3], strides, padding, (i, j), strict=True
-            ):
-                first = at - low
-                config.append((first, size - first - (out - 1) * stride - 1, stride - 1))
-            total += lax.pad(products[:, :, :, i, j], jnp.zeros((), total.dtype), [(0, 0, 0), *config, (0, 0, 0)])
-    return total.astype(gradient.dtype)
-
-
-cured_convolution.defvjp(_cured_forward, _cured_backward)
 
 
 class Conv(nn.Module):
@@ -204,7 +102,7 @@ class Conv(nn.Module):
         padding = (self.kernel - 1) // 2 if self.padding is None else self.padding
         pair = (padding, padding) if isinstance(padding, int) else tuple(padding)
         cured = jax.default_backend() == "cpu" and not self.forward_mode
-        convolve = cured_convolution if cured else _convolution
+        convolve = cured_convolution if cured else convolution
         y = convolve(x, kernel, (self.stride, self.stride), (pair, pair), self.groups)
         return y if bias is None else y + bias
 
@@ -244,11 +142,13 @@ class BatchNorm(nn.Module):
         dtype: of the output.
         epsilon: added to the variance.
         momentum: weight of the old running statistics.
+        forward_mode: keep forward-mode derivatives (`jax.jvp`, `jax.linearize`) possible in training.
     """
 
     dtype: Any = jnp.float32
     epsilon: float = 1e-5
     momentum: float = 0.9
+    forward_mode: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: Train = False) -> jax.Array:
@@ -258,43 +158,99 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", jax.nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        x = x.astype(jnp.float32)
         if train:
-            mean, var, count = batch_statistics(x, TrainMode() if train is True else train)
+            mode = TrainMode() if train is True else train
+            normalise = normalise_batch.fun if self.forward_mode else normalise_batch
+            y, mean, var, count = normalise(x, scale, bias, mode.weights(x), mode.axis_name, self.epsilon)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
                 running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * unbiased
         else:
-            mean, var = running_mean.value, running_var.value
-        return ((x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
+            inverse = lax.rsqrt(running_var.value + self.epsilon)
+            y = (x.astype(jnp.float32) - running_mean.value) * (inverse * scale) + bias
+        return y.astype(self.dtype)
 
 
-def batch_statistics(x: jax.Array, train: TrainMode) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and biased variance per channel over the batch that `train` describes.
+def _sums(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Sums of x [B, ..., C] over all but the channels, examples weighted [B]; -> [C]."""
+    if jax.default_backend() == "cpu":
+        # A product with the weights first: XLA:CPU's own reduction takes three times as long.
+        return jnp.sum(jnp.tensordot(weight, x, 1), tuple(range(x.ndim - 2)))
+    return jnp.sum(x * weight.reshape((-1,) + (1,) * (x.ndim - 1)), tuple(range(x.ndim - 1)))
+
+
+def _total(tree: Any, axis_name: str | None) -> Any:
+    return tree if axis_name is None else lax.psum(tree, axis_name)
+
+
+def batch_statistics(
+    x: jax.Array, weight: jax.Array, axis_name: str | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and biased variance per channel.
 
     The variance is the mean of squared deviations from the mean, not a difference of two large numbers.
 
     Args:
         x: [B, ..., C] float32.
-        train: the weight of every example and the devices axis, if any.
+        weight: of every example, 0 or 1, [B] float32.
+        axis_name: the devices axis that the batch is spread over; None for this device's share alone.
 
     Returns:
         mean [C], variance [C] and the number of values that they were taken over.
     """
-    weight = jnp.ones(x.shape[0]) if train.weight is None else train.weight.astype(jnp.float32)
-    weight = weight.reshape((-1,) + (1,) * (x.ndim - 1))
-    axes = tuple(range(x.ndim - 1))
-    values_per_example = x[0, ..., 0].size
-
-    def total(value):
-        return value if train.axis_name is None else lax.psum(value, train.axis_name)
-
-    sums, count = total((jnp.sum(x * weight, axes), jnp.sum(weight) * values_per_example))
+    sums, count = _total((_sums(x, weight), jnp.sum(weight) * x[0, ..., 0].size), axis_name)
     at_least_one = jnp.maximum(count, 1.0)
     mean = sums / at_least_one
-    var = total(jnp.sum(jnp.square(x - mean) * weight, axes)) / at_least_one
+    var = _total(_sums(jnp.square(x - mean), weight), axis_name) / at_least_one
     return mean, var, count
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def normalise_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array, axis_name: str | None, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Batch normalisation with the batch's own statistics (Ioffe & Szegedy 2015, algorithm 1).
+
+    Its gradient is the paper's, in two sums and one pass over x, which is less than automatic differentiation makes of
+    mean and variance. `normalise_batch.fun` is the same without it, for forward-mode derivatives.
+
+    Args:
+        x: [B, ..., C].
+        scale: [C].
+        bias: [C].
+        weight: of every example, 0 or 1, [B] float32; no gradient flows to it.
+        axis_name: the devices axis that the batch is spread over; None for this device's share alone.
+        epsilon: added to the variance.
+
+    Returns:
+        [B, ..., C] float32, and `batch_statistics`.
+    """
+    x = x.astype(jnp.float32)
+    mean, var, count = batch_statistics(x, weight, axis_name)
+    return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var, count
+
+
+def _normalise_forward(x, scale, bias, weight, axis_name, epsilon):
+    y, mean, var, count = normalise_batch.fun(x, scale, bias, weight, axis_name, epsilon)
+    return (y, mean, var, count), (x, scale, bias, weight, mean, lax.rsqrt(var + epsilon), count)
+
+
+def _normalise_backward(axis_name, epsilon, saved, gradients):
+    x, scale, bias, weight, mean, inverse, count = saved
+    dy, d_mean, d_var, _ = gradients
+    deviation = x.astype(jnp.float32) - mean
+    all_rows = jnp.ones_like(weight)
+    d_bias, d_scale = _sums(dy, all_rows), _sums(dy * deviation, all_rows) * inverse
+    # The statistics are those of all devices, so what every device's outputs ask of them comes together here.
+    rate = scale * inverse
+    d_mean, d_var = _total((d_mean - rate * d_bias, d_var - 0.5 * rate * inverse * d_scale), axis_name)
+    share = weight.reshape((-1,) + (1,) * (x.ndim - 1)) / jnp.maximum(count, 1.0)
+    dx = dy * rate + share * (d_mean + 2.0 * d_var * deviation)
+    return dx.astype(x.dtype), d_scale.astype(scale.dtype), d_bias.astype(bias.dtype), jnp.zeros_like(weight)
+
+
+normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
@@ -363,8 +319,8 @@ class Network(nn.Module):
 
     def makers(self) -> tuple[Callable[..., Conv], Callable[..., BatchNorm]]:
         """What makes this network's convolutions and its BatchNorms, dtype and switch set."""
-        conv = functools.partial(Conv, dtype=self.dtype, forward_mode=self.forward_mode)
-        return conv, functools.partial(BatchNorm, dtype=self.dtype)
+        options = {"dtype": self.dtype, "forward_mode": self.forward_mode}
+        return functools.partial(Conv, **options), functools.partial(BatchNorm, **options)
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from advjax import compiling
-from advjax.models.layers import cured_convolution
+from advjax.models.convolution import cured_convolution
 from experiments.benchmarks import common
 
 FLAGS = flags.FLAGS

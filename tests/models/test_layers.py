@@ -5,6 +5,7 @@ import pytest
 from jax import lax
 
 from advjax.models import layers
+from advjax.models.convolution import FEW_CHANNELS, FEW_OUTPUTS, cured_convolution
 from advjax.models.layers import BatchNorm, Conv, Linear, TrainMode
 
 
@@ -28,7 +29,7 @@ def test_batchnorm_against_hand_computed_values():
 
 def test_batchnorm_keeps_small_variances_beside_large_means():
     x = 1000.0 + 0.01 * jax.random.normal(jax.random.key(0), (64, 4, 4, 2))
-    _, var, count = layers.batch_statistics(x, TrainMode())
+    _, var, count = layers.batch_statistics(x, jnp.ones(64))
     exact = np.asarray(x, np.float64)
     np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-3)
     assert count == 64 * 16
@@ -51,6 +52,25 @@ def test_padding_rows_count_nothing():
     y_padded, stats_padded = norm_step(padded, TrainMode(weight))
     np.testing.assert_allclose(y_padded[:6], y, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), stats_padded, stats)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (6, 3)])
+def test_gradient_of_batch_normalisation_is_the_automatic_one(shape):
+    """With respect to images, scale and bias, of outputs and statistics, two rows of padding among the examples."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, target = 2.0 + jax.random.normal(keys[0], shape), jax.random.normal(keys[1], shape)
+    scale, bias = 1.0 + jax.random.normal(keys[2], (2, 3))
+    weight = jnp.asarray([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+
+    def gradients(normalise):
+        def loss(x, scale, bias):
+            y, mean, var, _ = normalise(x, scale, bias, weight, None, 1e-5)
+            return jnp.sum(jnp.sin(y) * target) + jnp.sum(mean**3) + jnp.sum(var**2)
+
+        return jax.value_and_grad(loss, (0, 1, 2))(x, scale, bias)
+
+    ours, automatic = gradients(layers.normalise_batch), gradients(layers.normalise_batch.fun)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, automatic)
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -125,12 +145,16 @@ UNGROUPED = [
 @pytest.mark.parametrize(
     "kernel, stride, padding, size, groups, inputs, outputs",
     [
-        *((*case, 1, inputs, 2) for case in UNGROUPED for inputs in (layers.FEW_CHANNELS, layers.FEW_CHANNELS + 1)),
+        *((*case, 1, inputs, 2) for case in UNGROUPED for inputs in (FEW_CHANNELS, FEW_CHANNELS + 1)),
         (3, 2, (4, 3), (7, 7), 2, 4, 6),
         (3, 1, (1, 1), (5, 6), 4, 4, 4),
         (3, 2, (1, 1), (5, 6), 4, 4, 4),
         (3, 1, (3, 1), (5, 5), 4, 4, 4),  # jaxlib 0.10.2 computes the ordinary gradient of this one wrongly
         (3, 2, (0, 1), (6, 6), 2, 2, 4),
+        *((3, stride, (1, 1), (5, 6), 1, 4, FEW_OUTPUTS + 1) for stride in (1, 2)),
+        *((3, stride, (1, 1), (5, 6), 1, FEW_OUTPUTS + 1, 2) for stride in (1, 2)),
+        (1, 1, (0, 0), (3, 4), 1, 5, 2),
+        (1, 2, (1, 0), (6, 7), 1, 5, 2),
     ],
 )
 def test_cured_convolution_is_a_convolution_with_its_gradients(kernel, stride, padding, size, groups, inputs, outputs):
@@ -140,7 +164,7 @@ def test_cured_convolution_is_a_convolution_with_its_gradients(kernel, stride, p
     @jax.jit
     def cured(x, w):
         strides, pads = (stride, stride), (padding, padding)
-        y, vjp = jax.vjp(lambda x, w: layers.cured_convolution(x, w, strides, pads, groups), x, w)
+        y, vjp = jax.vjp(lambda x, w: cured_convolution(x, w, strides, pads, groups), x, w)
         cotangent = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
         return cotangent, (y, *vjp(cotangent))
 
@@ -181,6 +205,14 @@ def test_forward_mode_needs_the_switch():
     assert jax.jvp(lambda x: Conv(2, forward_mode=True).apply(variables, x), (x,), (x,))[1].shape == (1, 4, 4, 2)
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda x: Conv(2).apply(variables, x), (x,), (x,))
+
+    def train(layer):
+        variables = BatchNorm().init(jax.random.key(0), x)
+        return jax.jvp(lambda x: layer.apply(variables, x, True, mutable=["batch_stats"])[0], (x,), (x,))[1]
+
+    assert train(BatchNorm(forward_mode=True)).shape == x.shape
+    with pytest.raises(TypeError, match="forward-mode"):
+        train(BatchNorm())
 
 
 def test_padding_of_strided_convolutions_is_symmetric():
