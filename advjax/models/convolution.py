@@ -6,6 +6,7 @@ Same values as XLA's own convolution to rounding. `experiments.benchmarks.convol
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def cured_convolution(x: jax.Array, kernel: jax.Array, strides: Pair, padding: t
 
     - The input gradient is an ordinary convolution with a kernel that is rearranged beforehand. The kernel of XLA's own
       is transposed inside the convolution, which leaves the fast path in a loop (jax-ml/jax issue 12868), and that of a
-      strided one multiplies zeros (`_by_phases`).
+      strided one meets zeros (`_by_phases`).
     - A kernel of one pixel is a matrix product.
     - Few output channels are computed for two neighbouring pixels at a time (`_in_pairs`), those of an image's gradient
       as one matrix product (`_scattered`), a depthwise convolution as a sum (`_shifted_sum`).
@@ -55,7 +56,8 @@ def _forward(x, kernel, strides, padding, groups):
     if _is_depthwise(x, kernel, groups):
         return _shifted_sum(x, kernel, strides, padding)
     width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
-    if groups == 1 and strides == (1, 1) and kernel.shape[3] <= FEW_OUTPUTS and width % 2 == 0:
+    several = kernel.shape[1] > 1 and width % 2 == 0
+    if groups == 1 and strides == (1, 1) and kernel.shape[3] <= FEW_OUTPUTS and several:
         return _in_pairs(x, kernel, padding)
     return convolution(x, kernel, strides, padding, groups)
 
@@ -135,43 +137,53 @@ def _depthwise_gradient(gradient, kernel, shape, strides, padding):
 
 
 def _by_phases(gradient, kernel, shape, strides, padding):
-    """The input gradient as a convolution of stride 1 with an output channel for every phase, that is, for every place
-    of an input pixel within a stride.
+    """The input gradient, a convolution of stride 1 for every phase: every place of an input pixel within a stride.
 
-    Along one axis, input pixel s m + a takes tap a + low - s j of the kernel from output pixel m + j: so the taps, with
-    zeros before and after, split into offsets j and phases a. A stride of 1 has one phase, and this is the flipped
-    kernel.
+    Along one axis, input pixel s m + a takes tap a + low - s j of the kernel from output pixel m + j, so a phase has
+    every s-th tap, in reverse order. XLA's own gradient has a zero for every product of another phase. A stride of 1
+    has one phase, and this is a convolution with the flipped kernel.
     """
-    inputs, outputs = kernel.shape[2:]
+    rows, columns, inputs, outputs = kernel.shape
     groups = shape[3] // inputs
-    before, offsets, phases, pads, crop = [], [], [], [], []
-    for k, s, (low, _), size, out in zip(
-        kernel.shape[:2], strides, padding, shape[1:3], gradient.shape[1:3], strict=True
-    ):
-        first, last = -((k - 1 - low) // s), (s - 1 + low) // s
-        pad = (-first, -(-size // s) - out + last)
-        before.append(s * last - low)
-        offsets.append(last - first + 1)
-        phases.append(s)
-        pads.append(tuple(max(p, 0) for p in pad))
-        crop.append((*(min(p, 0) for p in pad), 0))
-
-    (rows, columns), (down, right) = offsets, phases
-    after = [j * s - k - b for j, s, k, b in zip(offsets, phases, kernel.shape[:2], before, strict=True)]
-    taps = jnp.pad(kernel, (*zip(before, after, strict=True), (0, 0), (0, 0)))
-    taps = taps.reshape(rows, down, columns, right, inputs, groups, outputs // groups)[::-1, :, ::-1]
-    taps = taps.transpose(0, 2, 6, 5, 1, 3, 4).reshape(rows, columns, outputs // groups, -1)
+    taps = kernel[::-1, ::-1].reshape(rows, columns, inputs, groups, outputs // groups)
+    taps = taps.transpose(0, 1, 4, 3, 2).reshape(rows, columns, outputs // groups, shape[3])
     # Without the barrier XLA folds the transposition back into the convolution.
     taps = lax.optimization_barrier(taps)
-    if any(min(c) < 0 for c in crop):
-        # jaxlib 0.10 computes grouped convolutions of negative padding wrongly, so crop beforehand.
-        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
-    y = _forward(gradient, taps, (1, 1), tuple(pads), groups)
-    if down * right > 1:
-        height, width = y.shape[1:3]
-        y = y.reshape(-1, height, width, groups, down, right, inputs).transpose(0, 1, 4, 2, 5, 3, 6)
-        y = y.reshape(-1, height * down, width * right, shape[3])
+    down, right = (
+        [_phase(a, *axis) for a in range(axis[1])]
+        for axis in zip(kernel.shape, strides, padding, shape[1:], gradient.shape[1:], strict=False)
+    )
+
+    def phase(row, column):
+        return _padded(gradient, taps[row.taps, column.taps], (row.pad, column.pad), groups)
+
+    y = jnp.stack([jnp.stack([phase(row, column) for column in right], 3) for row in down], 2)
+    y = y.reshape(shape[0], y.shape[1] * len(down), y.shape[3] * len(right), shape[3])
     return y[:, : shape[1], : shape[2]]
+
+
+class _Phase(NamedTuple):
+    taps: slice  # of the flipped kernel
+    pad: Pair  # of the output's gradient
+
+
+def _phase(a, k, stride, padding, size, out):
+    first_tap = (a + padding[0]) % stride
+    number = len(range(first_tap, k, stride))
+    last_tap = first_tap + (number - 1) * stride
+    low = (last_tap - a - padding[0]) // stride
+    return _Phase(slice(k - 1 - last_tap, None, stride), (low, -(-size // stride) - out - low + number - 1))
+
+
+def _padded(x, kernel, padding, groups):
+    """A convolution of stride 1 whose kernel may be empty and whose padding may be negative."""
+    if not kernel.size:
+        sizes = [n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True)]
+        return jnp.zeros((x.shape[0], *sizes, kernel.shape[3]), x.dtype)
+    # jaxlib 0.10 computes grouped convolutions of negative padding wrongly, so crop beforehand.
+    crop = [(min(low, 0), min(high, 0), 0) for low, high in padding]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
+    return _forward(x, kernel, (1, 1), tuple((max(low, 0), max(high, 0)) for low, high in padding), groups)
 
 
 def _scattered(gradient, kernel, shape, strides, padding):

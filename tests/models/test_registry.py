@@ -78,19 +78,13 @@ def test_shapes_and_dtypes_of_every_network(name, dtype):
 
 @pytest.mark.parametrize("name", ["resnet20", "preact_resnet18", "wrn_22_6_swish", "mobilenet_v2", "small_cnn"])
 def test_no_activation_changes_its_layout(name):
-    """NHWC throughout: what forward and input gradient transpose are kernels, never anything of the batch's size.
-
-    The phases that a strided layer's input gradient interleaves aside, whose channels stay the fastest dimension.
-    """
+    """NHWC throughout: what forward and input gradient transpose are kernels, never anything of the batch's size."""
     module, batch = models.create(name, 10), 37
     variables = models.variable_shapes(module, image_shape(name))
     x = jax.ShapeDtypeStruct((batch, *image_shape(name)), jnp.float32)
     gradient = jax.jit(jax.grad(lambda x, v: module.apply(v, x).sum())).lower(x, variables).as_text()
     transposed = [line for line in gradient.splitlines() if "stablehlo.transpose" in line]
-    assert transposed
-    assert not [
-        line for line in transposed if f"tensor<{batch}x" in line and "dims = [0, 1, 4, 2, 5, 3, 6]" not in line
-    ]
+    assert transposed and not [line for line in transposed if f"tensor<{batch}x" in line]
 
 
 def _convolutions(jaxpr):
