@@ -1,6 +1,5 @@
 """The benchmarks: they run at toy size, and the arithmetic that they compare times with is what the steps do."""
 
-import functools
 import json
 import pathlib
 import subprocess
@@ -9,12 +8,10 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from advjax import models
 from advjax.errors import InputError
-from advjax.models.convolution import cured_convolution
 from experiments.benchmarks import common, convolutions, passes, steps
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -56,16 +53,6 @@ def test_arithmetic_of_convolutions_products_and_loops():
     assert passes.flops(loop, jnp.zeros((4, 4))) == 7 * 2 * 4**3
     with pytest.raises(ValueError, match="while"):
         passes.flops(lambda a, n: jax.lax.fori_loop(0, n, lambda _, a: a @ a, a), jnp.zeros((4, 4)), 3)
-
-
-@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (1, 2)])
-def test_kernel_gradient_as_products(side, stride):
-    pad = (side - 1) // 2
-    x, kernel = jax.random.normal(jax.random.key(0), (2, 6, 6, 3)), jnp.zeros((side, side, 3, 5))
-    convolve = functools.partial(cured_convolution, x, strides=(stride,) * 2, padding=((pad,) * 2,) * 2, groups=1)
-    y, vjp = jax.vjp(lambda kernel: convolve(kernel), kernel)
-    gradient = jax.random.normal(jax.random.key(1), y.shape)
-    np.testing.assert_allclose(convolutions.products(x, gradient, side, stride), vjp(gradient)[0], atol=1e-5)
 
 
 def test_convolutions_are_those_of_the_network():
