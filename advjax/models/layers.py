@@ -159,7 +159,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if train:
-            mode = TrainMode() if train is True else train
+            mode = train if isinstance(train, TrainMode) else TrainMode()
             normalise = normalise_batch.fun if self.forward_mode else normalise_batch
             y, mean, var, count = normalise(x, scale, bias, mode.weights(x), mode.axis_name, self.epsilon)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
