@@ -73,6 +73,15 @@ def test_gradient_of_batch_normalisation_is_the_automatic_one(shape):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, automatic)
 
 
+def test_statistics_are_the_same_as_other_backends_sum_them(monkeypatch):
+    x, weight = jax.random.normal(jax.random.key(0), (5, 4, 3, 2)), jnp.asarray([1.0, 0.0, 1.0, 1.0, 0.0])
+    here = layers.batch_statistics(x, weight)
+    monkeypatch.setattr(layers.jax, "default_backend", lambda: "gpu")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), layers.batch_statistics(x, weight), here
+    )
+
+
 @pytest.mark.parametrize("jit", [False, True])
 def test_statistics_stay_where_they_are_not_mutable(jit):
     x = jax.random.normal(jax.random.key(0), (6, 3, 3, 2))
