@@ -7,7 +7,6 @@
 from advjax import attacks, compiling, evaluate, losses, methods, models, threat
 from advjax.errors import InputError
 from advjax.models import logits_fn
-from advjax.runs import load_run
 from advjax.version import __version__
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "attacks",
     "compiling",
     "evaluate",
-    "load_run",
     "logits_fn",
     "losses",
     "methods",

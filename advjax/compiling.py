@@ -48,10 +48,10 @@ def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
 
 
 class Mapped:
-    """A `jax.pmap`ped function, which takes no such options by itself, compiled with them on its first call.
+    """A mapped function (`jax.pmap` takes no such options by itself), compiled with them on its first call.
 
     Args:
-        mapped: what `jax.pmap` returned. Calls after the first have the same shapes.
+        mapped: what `jax.pmap` or `jax.jit` returned. Calls after the first have the same shapes.
     """
 
     def __init__(self, mapped: Any) -> None:

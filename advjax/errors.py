@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
-    """The caller's input is wrong. The message is one line; the command line prints it and exits with 2."""
+    """The caller's input is wrong. The message is one line; the command line prints it and exits with 2.
+
+    Args:
+        message: the whole line, or what follows the field's name.
+        field: the name of the argument that is wrong, which then begins the line. A caller that knows where the
+            argument came from puts that before it (`within`).
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message if field is None else f"{field} {message}")
+        self.tail, self.field = message, field
 
 
-def unknown(kind: str, name: object, allowed: Iterable[str]) -> InputError:
+@contextlib.contextmanager
+def within(prefix: str) -> Iterator[None]:
+    """Names the place of a field that is found wrong: inside `within("method.")`, `beta` becomes `method.beta`."""
+    try:
+        yield
+    except InputError as error:
+        if error.field is None:
+            raise
+        raise InputError(error.tail, prefix + error.field) from None
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str], field: str | None = None) -> InputError:
     """An `InputError` for a name that no registry holds: the nearest names, and all there are unless they are many.
 
     Args:
         kind: what was asked for, e.g. `"network"` or `"config field"`.
         name: the name that was given.
         allowed: every name there is.
+        field: the argument that held it, see `InputError`.
     """
     allowed = sorted(allowed)
     near = difflib.get_close_matches(str(name), allowed, n=3, cutoff=0.5)
+    start = f"unknown {kind} {name!r}" if field is None else f"must be a {kind}, it is {name!r}"
     if near and len(allowed) > 24:
-        return InputError(f"unknown {kind} {name!r}; did you mean {', '.join(near)}?")
+        return InputError(f"{start}; did you mean {', '.join(near)}?", field)
     hint = f"did you mean {', '.join(near)}? " if near else ""
-    return InputError(f"unknown {kind} {name!r}; {hint}allowed: {', '.join(allowed) or 'none'}")
+    return InputError(f"{start}; {hint}allowed: {', '.join(allowed) or 'none'}", field)

@@ -25,9 +25,15 @@ def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, target)
 
 
-def smooth_labels(label: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """Labels [B] as probabilities [B, K] that keep 1 - smoothing on the label and spread the rest over all classes."""
-    return optax.smooth_labels(jax.nn.one_hot(label, num_classes), smoothing)
+def smooth_labels(target: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """Labels [B] or probabilities [B, K] that keep 1 - smoothing of themselves and spread the rest over all classes.
+
+    Returns:
+        Probabilities [B, K]; `target` itself where `smoothing` is 0.
+    """
+    if not smoothing:
+        return target
+    return optax.smooth_labels(target if target.ndim == 2 else jax.nn.one_hot(target, num_classes), smoothing)
 
 
 def kl(q_logits: jax.Array, p_logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 from advjax.errors import InputError
@@ -19,20 +18,14 @@ def number(value: Number, field: str = "number") -> float:
     try:
         if isinstance(value, str) and "/" in value:
             top, bottom = value.split("/")
-            return float(Fraction(top.strip()) / Fraction(bottom.strip()))
-        result = float(value)
-    except (ValueError, TypeError, ZeroDivisionError):
+            result = float(Fraction(top.strip()) / Fraction(bottom.strip()))
+        else:
+            result = float("nan") if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         result = float("nan")
     if not abs(result) < float("inf"):
-        raise InputError(f"{field} must be a number or a fraction such as 8/255, it is {value!r}")
+        raise InputError(f"must be a number or a fraction such as 8/255, it is {value!r}", field)
     return result
-
-
-def check_range(value: float, field: str, low: float = 0.0, high: float = math.inf) -> None:
-    """Raises `InputError` unless low <= value <= high."""
-    if not low <= value <= high:
-        allowed = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
-        raise InputError(f"{field} must be {allowed}, it is {value}")
 
 
 def text(value: Number) -> str:

@@ -12,7 +12,7 @@ from advjax import parallel
 from advjax.data import epoch_order
 from advjax.models.layers import BatchNorm, Conv, Linear
 from advjax.training.state import create_state
-from advjax.training.step import Data, Order, StepConfig, make_step
+from advjax.training.step import Data, Order, StepConfig, make_indexed_step, make_step
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 
@@ -40,42 +40,47 @@ class Run:
 
     def __init__(
         self, method, *, devices=1, batch_size=8, data=None, optimizer=None, phase=None, modules=None, frozen=None,
-        seed=0, batch_norm="global", given=None, epochs=1,
+        seed=0, batch_norm="global", given=None, epochs=1, mapping="pmap",
     ):  # fmt: skip
         self.method, self.devices, self.seed, self.batch_size = method, jax.devices()[:devices], seed, batch_size
         self.data = data or toy_data()
         self.modules = modules or {n: ToyNet() for n in (*method.trained, *method.frozen, *method.averaged)}
         self.optimizer = optimizer or optax.sgd(0.1, 0.9)
         self.frozen = frozen or {}
-        self.config = StepConfig(seed, CLASSES, "none", batch_norm, devices, epochs)
+        self.config = StepConfig(CLASSES, epochs, seed, "none", batch_norm)
         state = create_state(
             method, self.modules, self.optimizer, seed, np.asarray(self.data.label), CLASSES, SHAPE, given
         )
-        self.initial = state
+        self.initial = jax.device_get(state)
         self._state = parallel.replicate(state, self.devices)
         self._steps = {}
         self._phase = phase
+        self._mapping = mapping
         self.metrics = {}
 
     @property
     def state(self):
-        """The state, of the first device, on the host."""
-        return jax.device_get(parallel.unreplicate(self._state))
+        """The state on the host."""
+        return jax.device_get(self._state)
+
+    def order(self, epoch=0):
+        """The batches of an epoch, laid out over the devices."""
+        order = Order(*epoch_order(self.seed, epoch, len(self.data.label), self.batch_size))
+        return parallel.split(parallel.shares(order, self.devices, axis=1), self.devices)
 
     def step(self, count: int = 1, phase=None):
         """Takes steps; returns the run."""
         phase = self._phase if phase is None else phase
         if phase not in self._steps:
             step = make_step(self.method, self.modules, self.optimizer, self.config, phase)
-            self._steps[phase] = parallel.pmap(step, self.devices)
+            indexed = make_indexed_step(step, self.config)
+            self._steps[phase] = parallel.map_step(indexed, self.devices, self._mapping)
         frozen, data = parallel.replicate((self.frozen, self.data), self.devices)
         per_epoch = -(-len(self.data.label) // self.batch_size)
         for _ in range(count):
             epoch = int(self.state.step) // per_epoch
-            order = Order(*epoch_order(self.seed, epoch, len(self.data.label), self.batch_size))
-            order = parallel.replicate(order, self.devices)
-            self._state, metrics = self._steps[phase](self._state, frozen, data, order)
-            self.metrics = {n: float(s / c) for n, (s, c) in jax.device_get(parallel.unreplicate(metrics)).items()}
+            self._state, metrics = self._steps[phase](self._state, frozen, data, self.order(epoch))
+            self.metrics = {n: float(s / c) for n, (s, c) in jax.device_get(metrics).items()}
         return self
 
 

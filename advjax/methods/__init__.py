@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from advjax.errors import InputError, unknown
+from advjax.errors import unknown, within
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.awp import AWP
-from advjax.methods.base import Aux, Batch, Context, Method, Network, State, accuracy
+from advjax.methods.base import Aux, Batch, Context, Method, Network, PerExample, State, accuracy
 from advjax.methods.bmtard import BMTARD, MTARD
 from advjax.methods.dynat import DYNAT
 from advjax.methods.mart import MART
@@ -70,6 +70,7 @@ __all__ = [
     "Method",
     "Natural",
     "Network",
+    "PerExample",
     "SingleNorm",
     "State",
     "TrainingAttack",
@@ -85,51 +86,108 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(METHODS))
 
 
-def create(name: str, attack: TrainingAttack | None = None, **fields: Any) -> Method:
+def class_of(name: str) -> type[Method]:
+    """The class that a name stands for, without its wrappers.
+
+    Raises:
+        InputError: no method has that name.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS, "name")
+    return METHODS[name]
+
+
+def split_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """`"sglr_awp"` as `("sglr", ("awp",))`: the method and the wrappers around it, from the inside out."""
+    wrappers: tuple[str, ...] = ()
+    while name not in METHODS and name.rpartition("_")[2] in WRAPPERS:
+        name, _, wrapper = name.rpartition("_")
+        wrappers = (wrapper, *wrappers)
+    return name, wrappers
+
+
+def create(name: str, attack: TrainingAttack | None = None, **values: Any) -> Method:
     """A method with its hyperparameters.
 
     Args:
-        name: one of `names()`, or one with the name of a wrapper behind it, such as `trades_awp`.
+        name: one of `names()`, or one with the names of wrappers behind it, such as `trades_awp`.
         attack: its inner maximisation, for methods that have one.
-        **fields: its hyperparameters, see the class's attributes; a wrapper's are those that begin with its name.
+        **values: its hyperparameters, see the class's attributes; a wrapper's are those that begin with its name. The
+            `base` of a method that is a wrapper by itself (`sglr`) is a mapping with a `name` and hyperparameters.
 
     Raises:
-        InputError: an unknown method or hyperparameter, or a value of the wrong type.
+        InputError: an unknown method or hyperparameter, or a value that it cannot take; names it.
     """
-    base, _, wrapper = name.rpartition("_")
-    if wrapper in WRAPPERS:
-        prefix = f"{wrapper}_"
-        own = {field: value for field, value in fields.items() if field.startswith(prefix)}
-        rest = {field: value for field, value in fields.items() if field not in own}
-        given = _checked(name, WRAPPERS[wrapper], own, prefix)
-        return WRAPPERS[wrapper](create(base, attack, **rest), **given)
-    if name not in METHODS:
-        raise unknown("method (method.name)", name, METHODS)
-    cls = METHODS[name]
-    given = _checked(name, cls, fields)
-    if attack is not None and any(field.name == "attack" for field in dataclasses.fields(cls)):
-        given["attack"] = attack
-    return cls(**given)
+    inner, wrappers = split_name(name)
+    own = {w: {f: v for f, v in values.items() if f.startswith(f"{w}_")} for w in wrappers}
+    rest = {f: v for f, v in values.items() if not any(f in each for each in own.values())}
+    method = _make(inner, class_of(inner), attack, rest)
+    for wrapper, of_wrapper in own.items():
+        given = _known(name, WRAPPERS[wrapper], of_wrapper, f"{wrapper}_")
+        with within(f"{wrapper}_"):
+            method = WRAPPERS[wrapper](method, **given)
+    return method
 
 
-def _checked(name: str, cls: type[Method], fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`fields`, named as the class has them, if it has them and their values are of the right kind."""
-    # The attack, and the method inside a wrapper, are not plain values.
-    allowed = {
-        prefix + field.name: field
-        for field in dataclasses.fields(cls)
-        if field.name != "attack" and field.default is not dataclasses.MISSING
-    }
-    given = {}
-    for field, value in fields.items():
+def _make(name: str, cls: type[Method], attack: TrainingAttack | None, values: dict[str, Any]) -> Method:
+    parts: dict[str, Any] = {}
+    if issubclass(cls, Wrapper):
+        base = dict(values.pop("base", {"name": default_base(cls)}))
+        with within("base."):
+            parts["base"] = create(base.pop("name", default_base(cls)), attack, **base)
+    elif attack is not None and "attack" in {field.name for field in dataclasses.fields(cls)}:
+        parts["attack"] = attack
+    return cls(**parts, **_known(name, cls, values))
+
+
+def default_base(cls: type[Wrapper]) -> str:
+    """Name of the method that a wrapper goes around if nothing else is said."""
+    default = next(field.default for field in dataclasses.fields(cls) if field.name == "base")
+    return next(name for name, other in METHODS.items() if other is type(default))
+
+
+def hyperparameters(cls: type[Method]) -> dict[str, dataclasses.Field]:
+    """The fields of a method's class that a config sets by name: all but the attack and the method inside a wrapper."""
+    return {each.name: each for each in dataclasses.fields(cls) if each.name not in ("attack", "base")}
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Every hyperparameter of a method, its wrappers' included, with its default, as plain values.
+
+    Raises:
+        InputError: no method has that name.
+    """
+    inner, wrappers = split_name(name)
+    cls = class_of(inner)
+    plain = {field: _plain(each.default) for field, each in hyperparameters(cls).items()}
+    if issubclass(cls, Wrapper):
+        base = next(each.default for each in dataclasses.fields(cls) if each.name == "base")
+        own = {field: _plain(getattr(base, field)) for field in hyperparameters(type(base))}
+        plain["base"] = {"name": default_base(cls), **own}
+    for wrapper in wrappers:
+        fields = hyperparameters(WRAPPERS[wrapper])
+        plain |= {f"{wrapper}_{field}": _plain(each.default) for field, each in fields.items()}
+    return plain
+
+
+def default_attack(name: str) -> TrainingAttack | None:
+    """The inner maximisation that a method has if nothing else is said; None for methods without one."""
+    cls = class_of(split_name(name)[0])
+    own = {each.name: each.default for each in dataclasses.fields(cls)}
+    return own.get("attack") or getattr(own.get("base"), "attack", None)
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+
+
+def _known(name: str, cls: type[Method], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`values`, named as the class has them, if it has them; lists as tuples, since a method is a hashable value."""
+    allowed = {prefix + field: field for field in hyperparameters(cls)}
+    for field in values:
         if field not in allowed:
-            raise unknown(f"field of method {name}", f"method.{field}", [f"method.{other}" for other in allowed])
-        default = allowed[field].default
-        if isinstance(default, (bool, int, float)) and not isinstance(value, (bool, int, float)):
-            raise InputError(f"method.{field} must be a {type(default).__name__}, it is {value!r}")
-        # JSON has no tuples; a method is a hashable value.
-        given[allowed[field].name] = tuple(value) if isinstance(value, list) else value
-    return given
+            raise unknown(f"hyperparameter of method {name}", field, allowed, field)
+    return {allowed[field]: tuple(value) if isinstance(value, list) else value for field, value in values.items()}
 
 
 def describe() -> Mapping[str, str]:

@@ -6,13 +6,11 @@ import dataclasses
 
 import jax
 
-from advjax import losses, threat
+from advjax import fields, losses, threat
 from advjax.attacks.pgd import maximize, objective_of
-from advjax.errors import InputError, unknown
+from advjax.fields import Number, at_least, field, one_of
 from advjax.methods.base import Context, Network
-from advjax.numbers import Number, number
-
-STATISTICS = ("running", "batch")
+from advjax.numbers import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,23 +28,20 @@ class TrainingAttack:
             KD+SWA does.
     """
 
-    norm: str = "linf"
-    eps: Number = "8/255"
-    steps: int = 10
-    step_size: Number = "2/255"
-    start: str = "uniform"
-    statistics: str = "running"
+    norm: str = field("linf", help="norm of the threat model: linf, l2 or l1")
+    eps: Number = field("8/255", at_least(0), "radius, a number or a fraction such as 8/255")
+    steps: int = field(10, at_least(0), "gradients of the inner maximisation")
+    step_size: Number = field("2/255", at_least(0), "length of a step, a number or a fraction")
+    start: str = field("uniform", one_of(*threat.STARTS, kind="start"), "where the inner maximisation starts")
+    statistics: str = field(
+        "running",
+        one_of("running", "batch", kind="kind of statistics"),
+        "of BatchNorm, on which the network is attacked",
+    )
 
     def __post_init__(self) -> None:
+        fields.check(self)
         object.__setattr__(self, "norm", threat.canonical_norm(self.norm))
-        number(self.eps, "attack.eps")
-        number(self.step_size, "attack.step_size")
-        if self.start not in threat.STARTS:
-            raise unknown("start (attack.start)", self.start, threat.STARTS)
-        if self.statistics not in STATISTICS:
-            raise unknown("statistics (attack.statistics)", self.statistics, STATISTICS)
-        if self.steps < 0:
-            raise InputError(f"attack.steps must be at least 0, it is {self.steps}")
 
     def __call__(
         self,

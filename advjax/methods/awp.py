@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from advjax.fields import at_least, between, field
 from advjax.methods.base import reached
 from advjax.methods.wrapper import Wrapper
-from advjax.numbers import check_range
 
 
 def weight_perturbation(params: Any, direction: Any, gamma: float) -> Any:
@@ -47,41 +47,24 @@ class AWP(Wrapper):
         warmup: AWP begins with epoch round(warmup * epochs), counted from 1.
     """
 
-    gamma: float = 0.01
-    warmup: float = 0.0
-
-    def __post_init__(self):
-        check_range(self.gamma, "method.awp_gamma")
-        check_range(self.warmup, "method.awp_warmup", 0, 1)
+    gamma: float = field(0.01, at_least(0), "norm of the weights' perturbation relative to theirs, per kernel")
+    warmup: float = field(0.0, between(0, 1), "fraction of the run after which it begins")
 
     def phase(self, epoch, epochs):
         return self.base.phase(epoch, epochs), reached(self.warmup, epoch, epochs)
 
-    def perturb(self, context, key):
-        return self.base.perturb(_base_context(context), key)
+    def inner(self, context):
+        return dataclasses.replace(context, phase=context.phase[0])
 
-    def displace(self, context, crafted, key):
-        active, context = context.phase[1], _base_context(context)
-        at = self.base.displace(context, crafted, key)
+    def perturb_weights(self, context, adversarial, key):
+        active, context = context.phase[1], self.inner(context)
+        at = self.base.perturb_weights(context, adversarial, key)
         if not active:
             return at
 
         def proxy_loss(params):
-            return self.base.proxy_loss(context.with_params(params), crafted, key)
+            return self.base.proxy_loss(context.with_params(params), adversarial, key)
 
         # Summed, not averaged, over devices: the scale of a direction does not matter.
         direction = context.psum(jax.grad(proxy_loss)(at))
         return jax.tree.map(jnp.add, at, weight_perturbation(at, direction, self.gamma))
-
-    def loss(self, context, crafted, key):
-        return self.base.loss(_base_context(context), crafted, key)
-
-    def proxy_loss(self, context, crafted, key):
-        return self.base.proxy_loss(_base_context(context), crafted, key)
-
-    def settle(self, context, crafted):
-        return self.base.settle(_base_context(context), crafted)
-
-
-def _base_context(context):
-    return dataclasses.replace(context, phase=context.phase[0])

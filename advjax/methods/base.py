@@ -4,13 +4,16 @@ A method says which networks it trains, what state it keeps, how it crafts its a
 is. Loop, devices, checkpoints, data, evaluation and reports know no method by name. `advjax.training.step` turns a
 method into one training step per device:
 
-    state.rows  <- the batch's rows of the per-example state
-    crafted      = stop_gradient(method.perturb(context, key))
-    at           = method.displace(context, crafted, key)          where the gradient is taken; w itself, but for AWP
-    loss, aux    = method.loss(context with params at, crafted, key)
-    w           <- w + optimizer(mean over devices of d loss / d at)
-    statistics, state <- aux
-    networks    <- method.settle(context, crafted)                 what still has to happen at the new parameters
+    state.per_example    <- the batch's rows of the per-example state
+    adversarial, moved    = method.perturb(context, key)             gradients stopped; the networks that the attack moved
+    at                    = method.perturb_weights(context, adversarial, key)    where the gradient is taken: w, but for AWP
+    loss, aux             = method.loss(context with params at, adversarial, key)
+    w                    <- w + optimizer(mean over devices of d loss / d at)
+    networks, state      <- aux
+    networks             <- method.after_update(context, adversarial)   what still has to happen at the new parameters
+
+A network inside a step is a value: a training forward returns it with its new statistics, and whoever moved a network
+hands it back by name. `update_groups` repeats the middle for networks that step one after the other.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import losses, models
+from advjax import fields, losses, models
 from advjax.models.layers import TrainMode
 
 Metric = tuple[jax.Array, jax.Array]
@@ -52,25 +55,12 @@ class State(NamedTuple):
 
     Attributes:
         shared: any pytree, the same on all devices (temperatures, loss weights, first losses).
-        rows: any pytree of arrays with a row per training example, [N, ...]; inside a step, the batch's rows, [B, ...].
+        per_example: any pytree of arrays with a row per training example, [N, ...]; inside a step, the batch's rows,
+            [B, ...].
     """
 
     shared: Any = ()
-    rows: Any = ()
-
-
-class Aux(NamedTuple):
-    """What a loss hands back beside its value.
-
-    Attributes:
-        stats: new statistics of the networks whose training forwards moved them, by name.
-        state: the new state, rows those of the batch; None if the method keeps none or changes nothing.
-        metrics: name -> (sum, count), made by `Context.metric`; added up over devices and steps.
-    """
-
-    stats: Mapping[str, Any]
-    state: State | None = None
-    metrics: Mapping[str, Metric] = {}
+    per_example: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,47 +68,56 @@ class Network:
     """A network inside a step: its module, its variables, and the batch that a training forward belongs to.
 
     Training forwards return the network with its new statistics, so their order is the order of the assignments:
-    `logits, net = net.train(x_adv)`.
+    `logits, net = net.train(x_adv)`. A pytree.
+
+    Attributes:
+        module: the linen module, static.
+        params: its parameters.
+        stats: its BatchNorm statistics.
+        weight: [B] 0 for padding, see `Batch`; None: all count.
+        key: of the random numbers (dropout) of its next training forward.
+        axis_name: the devices axis over which BatchNorm takes its statistics, static; None: this device's share alone.
     """
 
     module: nn.Module
     params: Any
     stats: Any
-    mode: TrainMode
+    weight: jax.Array | None
     key: jax.Array
+    axis_name: str | None = None
 
     @property
     def logits_fn(self) -> jax.tree_util.Partial:
         """Evaluation mode: images -> logits on the running statistics; nothing is updated."""
         return models.logits_fn(self.module, {"params": self.params, "batch_stats": self.stats})
 
-    def train(self, x: jax.Array, again: jax.Array | None = None) -> tuple[jax.Array, Network]:
+    def train(self, x: jax.Array, reuse_logits: jax.Array | None = None) -> tuple[jax.Array, Network]:
         """A training forward.
 
         Args:
             x: images [B, H, W, C], or several such batches concatenated, [m B, H, W, C], over which BatchNorm then
                 normalises as over one.
-            again: the logits of an earlier training forward of the same images with the same weights. A network that
-                draws nothing at random would find the same ones, so it gives back these, and the uses of both share
-                one backward.
+            reuse_logits: the logits of an earlier training forward of the same images with the same weights. A network
+                that draws nothing at random would find the same ones, so it gives back these, and the uses of both
+                share one backward.
 
         Returns:
             Logits [m B, K], and the network with the statistics that this forward moved.
         """
-        weight = self.mode.weight
+        weight = self.weight
         if weight is not None and len(x) != len(weight):
             weight = jnp.tile(weight, len(x) // len(weight))
         key, dropout = jax.random.split(self.key)
         logits, updated = self.module.apply(
             {"params": self.params, "batch_stats": self.stats},
             x,
-            train=self.mode._replace(weight=weight),
+            train=TrainMode(weight, self.axis_name),
             mutable=["batch_stats"],
             rngs={"dropout": dropout},
         )
         stats = jax.lax.stop_gradient(updated.get("batch_stats", self.stats))
-        if again is not None and not self._is_random(x):
-            logits = again
+        if reuse_logits is not None and not self._is_random(x):
+            logits = reuse_logits
         return logits, dataclasses.replace(self, stats=stats, key=key)
 
     def _is_random(self, x: jax.Array) -> bool:
@@ -137,22 +136,46 @@ class Network:
         """The same network with other running statistics."""
         return dataclasses.replace(self, stats=stats)
 
+    def with_params(self, params: Any) -> Network:
+        """The same network with other parameters."""
+        return dataclasses.replace(self, params=params)
+
+
+jax.tree_util.register_dataclass(
+    Network, data_fields=("params", "stats", "weight", "key"), meta_fields=("module", "axis_name")
+)
+
+
+class Aux(NamedTuple):
+    """What a loss hands back beside its value.
+
+    Attributes:
+        nets: the networks whose training forwards moved their statistics, by name.
+        state: the new state, `per_example` that of the batch; None if the method keeps none or changes nothing.
+        metrics: name -> (sum, count), made by `Context.metric`; added up over devices and steps.
+    """
+
+    nets: Mapping[str, Network]
+    state: State | None = None
+    metrics: Mapping[str, Metric] = {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
     """All that a method may look at in a step.
 
     Attributes:
-        nets: every network by name, trained, averaged and frozen; of the trained ones of this round the parameters are
+        nets: every network by name, trained, averaged and frozen; of the trained ones of this group the parameters are
             those that the gradient is taken at.
-        state: shared, and the batch's rows.
+        state: shared, and the batch's rows of what is kept per example.
         batch: this device's share.
         epoch: int32, counted from 0, traced.
         epochs: length of the run, static; times are given as fractions of it.
         phase: what `Method.phase` gave for this epoch, static.
-        round: index of the round, static.
+        group: index of the update group, static.
         num_classes: number of classes, K.
         psum: sum over devices (the identity on none); use `mean` and `metric` instead where they do.
+        pmax: maximum over devices, likewise; use `extremes` instead where it does.
     """
 
     nets: Mapping[str, Network]
@@ -161,9 +184,10 @@ class Context:
     epoch: jax.Array
     epochs: int
     phase: Hashable
-    round: int
+    group: int
     num_classes: int
     psum: Callable[[Any], Any]
+    pmax: Callable[[Any], Any] = lambda tree: tree
 
     def mean(self, values: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """The mean over the global batch, the same on all devices; every state that a loss feeds goes through here.
@@ -178,6 +202,12 @@ class Context:
         total, count = self.psum((jnp.sum(total), jnp.sum(mask)))
         return total / count
 
+    def extremes(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The least and the greatest of per-example values [B] over the global batch, padding left out."""
+        real = self._mask(values) > 0
+        greatest = self.pmax(jnp.max(jnp.where(real, values, -jnp.inf)))
+        return -self.pmax(jnp.max(jnp.where(real, -values, -jnp.inf))), greatest
+
     def metric(self, values: jax.Array) -> Metric:
         """(sum, count) of per-example values [B] or [m B], or of one number; averages over steps and devices follow."""
         values = jax.lax.stop_gradient(values)
@@ -188,8 +218,7 @@ class Context:
 
     def with_params(self, params: Mapping[str, Any]) -> Context:
         """The same context with other parameters for the networks named."""
-        nets = {name: dataclasses.replace(self.nets[name], params=value) for name, value in params.items()}
-        return dataclasses.replace(self, nets={**self.nets, **nets})
+        return self.with_nets({name: self.nets[name].with_params(value) for name, value in params.items()})
 
     def with_nets(self, nets: Mapping[str, Network]) -> Context:
         """The same context with other networks in place of those named."""
@@ -202,10 +231,14 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Base class: one network called `model`, no state, one phase, one round, no attack.
+    """Base class: one network called `model`, no state, one phase, one update group, no attack.
 
     A method is a frozen dataclass: its fields are its hyperparameters, plain values, set by name in `config.method`.
+    What a field may be is declared beside it (`advjax.fields`) and checked when the method is made.
     """
+
+    def __post_init__(self) -> None:
+        fields.check(self)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -234,17 +267,17 @@ class Method:
 
     @property
     def best_by(self) -> str:
-        """`"robust"` or `"clean"`: the accuracy on the validation split by which the best checkpoint is chosen."""
+        """`"robust"`, `"clean"` or `"mean"` of both: the accuracy on the validation split that chooses the best epoch."""
         return "robust"
 
     @property
-    def rounds(self) -> tuple[tuple[str, ...], ...]:
+    def update_groups(self) -> tuple[tuple[str, ...], ...]:
         """Names that step together, a tuple per optimizer step; by default all step once, from the same parameters."""
         return (self.trained,)
 
     @property
-    def perturb_each_round(self) -> bool:
-        """Whether every round crafts its own examples; otherwise all use those crafted before the first."""
+    def perturb_each_group(self) -> bool:
+        """Whether every update group crafts its own examples; otherwise all use those crafted before the first."""
         return False
 
     def init_state(self, labels: np.ndarray, num_classes: int) -> State:
@@ -264,33 +297,71 @@ class Method:
         del epoch, epochs
         return None
 
-    def perturb(self, context: Context, key: jax.Array) -> Any:
-        """The adversarial examples of this batch, or any pytree that the loss wants; gradients are stopped."""
-        return context.batch.image
+    def perturb(self, context: Context, key: jax.Array) -> tuple[Any, Mapping[str, Network]]:
+        """The adversarial examples of this batch.
 
-    def displace(self, context: Context, crafted: Any, key: jax.Array) -> dict[str, Any]:
-        """Parameters of this round's networks at which the loss is differentiated; their own, but for AWP."""
-        return {name: context.nets[name].params for name in self.rounds[context.round]}
+        Returns:
+            The examples, or any pytree that the loss wants (gradients are stopped), and the networks whose statistics
+            the attack moved, by name.
+        """
+        del key
+        return context.batch.image, {}
 
-    def loss(self, context: Context, crafted: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
-        """The loss of this round's networks, a scalar that is the same on all devices, and what else comes out."""
+    def perturb_weights(self, context: Context, adversarial: Any, key: jax.Array) -> dict[str, Any]:
+        """Parameters of this group's networks at which the loss is differentiated; their own, but for AWP."""
+        del adversarial, key
+        return {name: context.nets[name].params for name in self.update_groups[context.group]}
+
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
+        """The loss of this group's networks, a scalar that is the same on all devices, and what else comes out."""
         raise NotImplementedError
 
-    def proxy_loss(self, context: Context, crafted: Any, key: jax.Array) -> jax.Array:
+    def proxy_loss(self, context: Context, adversarial: Any, key: jax.Array) -> jax.Array:
         """The scalar that AWP's proxy ascends; the loss itself, unless a method's authors ascend another."""
-        return self.loss(context, crafted, key)[0]
+        return self.loss(context, adversarial, key)[0]
 
-    def settle(self, context: Context, crafted: Any) -> Mapping[str, Network]:
+    def after_update(self, context: Context, adversarial: Any) -> Mapping[str, Network]:
         """Networks that change once more after the update: statistics at the new parameters, averages.
 
         Args:
             context: with the new parameters, statistics and state.
-            crafted: as in `loss`.
+            adversarial: as in `loss`.
 
         Returns:
             The changed networks by name.
         """
+        del context, adversarial
         return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class PerExample(Method):
+    """A method of one network, `model`, whose loss is a mean of per-example losses of the logits.
+
+    Such a method says which training forwards it makes and what an example loses by them; then wrappers may put other
+    labels (SGLR) or weights (GAIRAT, MAIL) in between.
+    """
+
+    def forwards(self, context: Context, adversarial: Any) -> tuple[dict[str, jax.Array], Network]:
+        """The training forwards in their order: logits [B, K] by name (`clean`, `robust`, ...), and the network."""
+        raise NotImplementedError
+
+    def example_losses(
+        self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array
+    ) -> tuple[jax.Array, dict[str, Metric]]:
+        """Every example's loss [B] and the method's own metrics.
+
+        Args:
+            context: the step's context.
+            logits: what `forwards` gave.
+            target: what the cross-entropy is against: labels [B] or probabilities [B, K].
+        """
+        raise NotImplementedError
+
+    def loss(self, context, adversarial, key):
+        logits, net = self.forwards(context, adversarial)
+        values, metrics = self.example_losses(context, logits, context.batch.label)
+        return context.mean(values), Aux({"model": net}, metrics={**metrics, **accuracy(context, **logits)})
 
 
 def reached(fraction: float, epoch: int, epochs: int) -> bool:
@@ -299,6 +370,10 @@ def reached(fraction: float, epoch: int, epochs: int) -> bool:
 
 
 def accuracy(context: Context, **logits: jax.Array) -> dict[str, Metric]:
-    """Metrics `NAME_accuracy` from logits [B, K] by keyword: `accuracy(context, clean=z, robust=z_adv)`."""
+    """Metrics `clean_accuracy` and `robust_accuracy` from the logits [B, K] of these names; others are passed over."""
     label = context.batch.label
-    return {f"{name}_accuracy": context.metric(losses.correct(z, label)) for name, z in logits.items()}
+    return {
+        f"{name}_accuracy": context.metric(losses.correct(z, label))
+        for name, z in logits.items()
+        if name in ("clean", "robust")
+    }

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from advjax import distill, losses
-from advjax.errors import InputError
+from advjax.fields import above_up_to, at_least, between, field
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Aux, Method, State, accuracy
 
@@ -59,22 +59,15 @@ class BMTARD(Method):
     """
 
     attack: TrainingAttack = TrainingAttack(start="normal")
-    scale: float = 1.0
-    temperature_balance: bool = True
-    temperature_rate: float = 0.001
-    loss_balance: bool = True
-    weight_rate: float = 0.025
-    gamma: float = 1.0
-    milestones: tuple[float, ...] = (215 / 300, 260 / 300, 285 / 300)
-
-    def __post_init__(self):
-        for field in ("scale", "temperature_rate", "weight_rate"):
-            if not getattr(self, field) >= 0:
-                raise InputError(f"method.{field} must be at least 0, it is {getattr(self, field)}")
-        if not self.weight_rate <= 1:
-            raise InputError(f"method.weight_rate must be at most 1, it is {self.weight_rate}")
-        if any(not 0 < milestone <= 1 for milestone in self.milestones):
-            raise InputError(f"method.milestones must be fractions of the run in (0, 1], they are {self.milestones}")
+    scale: float = field(1.0, at_least(0), "factor of the loss")
+    temperature_balance: bool = field(True, help="whether the teachers' temperatures move")
+    temperature_rate: float = field(0.001, at_least(0), "how far a temperature moves in a step")
+    loss_balance: bool = field(True, help="whether the weights of the two losses move")
+    weight_rate: float = field(0.025, between(0, 1), "how far the weights move in a step")
+    gamma: float = field(1.0, at_least(0), "exponent of the relative losses")
+    milestones: tuple[float, ...] = field(
+        (215 / 300, 260 / 300, 285 / 300), above_up_to(0, 1), "fractions of the run after which both rates drop"
+    )
 
     @property
     def trained(self):
@@ -90,13 +83,13 @@ class BMTARD(Method):
 
     def perturb(self, context, key):
         x_adv, student = self.attack(context, key, context.nets["student"], context.batch.label)
-        return x_adv, student.stats
+        return x_adv, {"student": student}
 
-    def loss(self, context, crafted, key):
-        (x_adv, stats), x, nets, old = crafted, context.batch.image, context.nets, context.state.shared
+    def loss(self, context, adversarial, key):
+        x_adv, x, nets, old = adversarial, context.batch.image, context.nets, context.state.shared
         tau, epoch, epochs = old.temperatures, context.epoch, context.epochs
 
-        z_adv, student = nets["student"].with_stats(stats).train(x_adv)
+        z_adv, student = nets["student"].train(x_adv)
         t_adv = nets["robust_teacher"].logits_fn(x_adv)
         z_nat, student = student.train(x)
         t_nat = nets["clean_teacher"].logits_fn(x)
@@ -118,7 +111,7 @@ class BMTARD(Method):
         metrics = accuracy(context, clean=z_nat, robust=z_adv)
         for name, pair in (("loss", current), ("temperature", tau), ("entropy", entropies), ("weight", weights)):
             metrics |= {f"{kind}_{name}": context.metric(pair[k]) for k, kind in enumerate(("adv", "nat"))}
-        return jnp.sum(weights * values), Aux({"student": student.stats}, state, metrics)
+        return jnp.sum(weights * values), Aux({"student": student}, state, metrics)
 
     def _distance(self, context, teacher, temperature, logits):
         q = jax.lax.stop_gradient(jax.nn.softmax(teacher / temperature))
@@ -129,4 +122,4 @@ class BMTARD(Method):
 class MTARD(BMTARD):
     """MTARD: B-MTARD with both temperatures held at 1."""
 
-    temperature_balance: bool = False
+    temperature_balance: bool = field(False, help="whether the teachers' temperatures move")

@@ -7,13 +7,9 @@ import dataclasses
 import jax
 
 from advjax import distill, losses
-from advjax.errors import unknown
+from advjax.fields import at_least, field, one_of
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Aux, Method, accuracy
-from advjax.numbers import check_range
-
-INNER = ("ce", "kl")
-LABELS = ("dynamic", "true")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +39,13 @@ class DYNAT(Method):
         proxy_beta: weight of the KL in the TRADES loss, with true labels, that AWP's proxy ascends.
     """
 
-    attack: TrainingAttack = TrainingAttack(eps=0.031, step_size=0.007, start="normal")
-    beta: float = 1.0
-    inner: str = "ce"
-    kl_weight: float = 0.0
-    labels: str = "dynamic"
-    clean_statistics: bool = True
-    proxy_beta: float = 6.0
-
-    def __post_init__(self):
-        if self.inner not in INNER:
-            raise unknown("inner objective (method.inner)", self.inner, INNER)
-        if self.labels not in LABELS:
-            raise unknown("labels (method.labels)", self.labels, LABELS)
-        for field in ("beta", "kl_weight", "proxy_beta"):
-            check_range(getattr(self, field), f"method.{field}")
+    attack: TrainingAttack = TrainingAttack(eps="0.031", step_size="0.007", start="normal")
+    beta: float = field(1.0, at_least(0), "weight of the target's loss")
+    inner: str = field("ce", one_of("ce", "kl"), "what the attack maximises")
+    kl_weight: float = field(0.0, at_least(0), "weight of the KL between the target's predictions")
+    labels: str = field("dynamic", one_of("dynamic", "true"), "whose labels the target learns")
+    clean_statistics: bool = field(True, help="move the target's statistics on clean images, too")
+    proxy_beta: float = field(6.0, at_least(0), "weight of the KL in the loss that AWP's proxy ascends")
 
     @property
     def trained(self):
@@ -75,12 +63,12 @@ class DYNAT(Method):
             x_adv, target = self.attack(context, key, target, jax.nn.softmax(target.logits_fn(x)), "kl")
         else:
             x_adv, target = self.attack(context, key, target, label)
-        return x_adv, label, target.stats
+        return (x_adv, label), {"target": target}
 
-    def loss(self, context, crafted, key):
-        (x_adv, label, stats), x, y = crafted, context.batch.image, context.batch.label
+    def loss(self, context, adversarial, key):
+        (x_adv, label), x, y = adversarial, context.batch.image, context.batch.label
         z, guide = context.nets["guide"].train(x)
-        robust, target = context.nets["target"].with_stats(stats).train(x_adv)
+        robust, target = context.nets["target"].train(x_adv)
         guide_loss = context.mean(losses.cross_entropy(z, y))
         target_loss = context.mean(losses.cross_entropy(robust, label))
         loss = guide_loss + self.beta * target_loss
@@ -98,11 +86,11 @@ class DYNAT(Method):
                 kl = context.mean(losses.kl(clean, robust))
                 loss += self.kl_weight * kl
                 metrics["kl"] = context.metric(kl)
-        return loss, Aux({"guide": guide.stats, "target": target.stats}, metrics=metrics)
+        return loss, Aux({"guide": guide, "target": target}, metrics=metrics)
 
-    def proxy_loss(self, context, crafted, key):
+    def proxy_loss(self, context, adversarial, key):
         """TRADES on the target with true labels; it does not depend on the guide, which AWP so leaves alone."""
-        (x_adv, _, stats), x, y = crafted, context.batch.image, context.batch.label
-        clean, target = context.nets["target"].with_stats(stats).train(x)
+        (x_adv, _), x, y = adversarial, context.batch.image, context.batch.label
+        clean, target = context.nets["target"].train(x)
         robust, _ = target.train(x_adv)
         return context.mean(losses.cross_entropy(clean, y) + self.proxy_beta * losses.kl(clean, robust))

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from advjax import losses
+from advjax.fields import at_least, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Method, accuracy
-from advjax.numbers import check_range
+from advjax.methods.base import PerExample
 
 
 def mart_loss(
@@ -41,7 +41,7 @@ def mart_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class MART(Method):
+class MART(PerExample):
     """min BCE(f(x'), y) + beta (1 - p_y(x)) KL(p(x) || p(x')) with x' maximising CE(f(x'), y); see `mart_loss`.
 
     Training forwards: clean, adversarial.
@@ -51,20 +51,18 @@ class MART(Method):
         beta: weight of the second term, lambda in the paper.
     """
 
-    attack: TrainingAttack = TrainingAttack(eps=0.031, step_size=0.007, start="normal")
-    beta: float = 5.0
-
-    def __post_init__(self):
-        check_range(self.beta, "method.beta")
+    attack: TrainingAttack = TrainingAttack(eps="0.031", step_size="0.007", start="normal")
+    beta: float = field(5.0, at_least(0), "weight of the KL, lambda in the paper")
 
     def perturb(self, context, key):
         x_adv, net = self.attack(context, key, context.nets["model"], context.batch.label)
-        return x_adv, net.stats
+        return x_adv, {"model": net}
 
-    def loss(self, context, crafted, key):
-        (x_adv, stats), x, y = crafted, context.batch.image, context.batch.label
-        clean, net = context.nets["model"].with_stats(stats).train(x)
-        robust, net = net.train(x_adv)
-        loss, weighted_kl = mart_loss(clean, robust, y, self.beta)
-        metrics = {"weighted_kl": context.metric(weighted_kl), **accuracy(context, clean=clean, robust=robust)}
-        return context.mean(loss), Aux({"model": net.stats}, metrics=metrics)
+    def forwards(self, context, adversarial):
+        clean, net = context.nets["model"].train(context.batch.image)
+        robust, net = net.train(adversarial)
+        return {"clean": clean, "robust": robust}, net
+
+    def example_losses(self, context, logits, target):
+        loss, kl = mart_loss(logits["clean"], logits["robust"], context.batch.label, self.beta, target)
+        return loss, {"weighted_kl": context.metric(kl)}

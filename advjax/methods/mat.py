@@ -7,23 +7,9 @@ import dataclasses
 import jax.numpy as jnp
 
 from advjax import distill, losses
-from advjax.errors import InputError
+from advjax.fields import above, at_least, between, field
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Aux, Method
-
-
-def check_coefficients(
-    method: Method, temperature: float, *, shares: tuple[str, ...], weights: tuple[str, ...]
-) -> None:
-    """Raises `InputError` unless shares lie in [0, 1], weights are at least 0 and the temperature is above 0."""
-    for field in shares:
-        if not 0 <= getattr(method, field) <= 1:
-            raise InputError(f"method.{field} must be in [0, 1], it is {getattr(method, field)}")
-    for field in weights:
-        if not getattr(method, field) >= 0:
-            raise InputError(f"method.{field} must be at least 0, it is {getattr(method, field)}")
-    if not temperature > 0:
-        raise InputError(f"method.temperature must be above 0, it is {temperature}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +40,12 @@ class MAT(Method):
     """
 
     attack: TrainingAttack = TrainingAttack()
-    peers: int = 2
-    a: float = 0.5
-    b: float = 1.0
-    c: float = 0.5
-    temperature: float = 1.0
-    sequential: bool = False
-
-    def __post_init__(self):
-        if self.peers < 1:
-            raise InputError(f"method.peers must be at least 1, it is {self.peers}")
-        check_coefficients(self, self.temperature, shares=("a", "c"), weights=("b",))
+    peers: int = field(2, at_least(1), "number of networks")
+    a: float = field(0.5, between(0, 1), "share of the peers' outputs in what a peer learns from its own examples")
+    b: float = field(1.0, at_least(0), "weight of what it learns from the peers' examples")
+    c: float = field(0.5, between(0, 1), "share of the peers' outputs in that")
+    temperature: float = field(1.0, above(0), "of the outputs that are distilled")
+    sequential: bool = field(False, help="update one peer after the other")
 
     @property
     def trained(self):
@@ -75,7 +56,7 @@ class MAT(Method):
         return len(self.trained) > 1
 
     @property
-    def rounds(self):
+    def update_groups(self):
         return tuple((name,) for name in self.trained) if self.sequential else (self.trained,)
 
     @property
@@ -90,20 +71,19 @@ class MAT(Method):
 
     def perturb(self, context, key):
         made = {n: self.attack_of(n)(context, key, context.nets[n], context.batch.label) for n in self.trained}
-        return {name: (x_adv, net.stats) for name, (x_adv, net) in made.items()}
+        return {name: x_adv for name, (x_adv, _) in made.items()}, {name: net for name, (_, net) in made.items()}
 
-    def loss(self, context, crafted, key):
-        learners = self.rounds[context.round]
-        z, stats = {}, {}  # z[k][j]: logits of peer k on x_j
+    def loss(self, context, adversarial, key):
+        learners = self.update_groups[context.group]
+        z, nets = {}, {}  # z[k][j]: logits of peer k on x_j
         for name in self.trained if self.mutual else learners:
             seen = self.trained if self.mutual else (name,)
-            net = context.nets[name].with_stats(crafted[name][1])
-            logits, net = net.train(jnp.concatenate([crafted[other][0] for other in seen]))
+            logits, net = context.nets[name].train(jnp.concatenate([adversarial[other] for other in seen]))
             z[name] = dict(zip(seen, jnp.split(logits, len(seen)), strict=True))
             if name in learners:
-                stats[name] = net.stats
+                nets[name] = net
         terms = {name: context.mean(self._terms(name, z, context.batch.label)) for name in learners}
-        return sum(terms.values()), Aux(stats, metrics=self._metrics(context, terms, z))
+        return sum(terms.values()), Aux(nets, metrics=self._metrics(context, terms, z))
 
     def _terms(self, k, z, y):
         """L_k per example, [B]."""

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from advjax import distill, losses
 from advjax.errors import InputError
+from advjax.fields import above, at_least, between, field
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Aux, Method
-from advjax.methods.mat import MAT, check_coefficients
-from advjax.methods.norms import NORMS, Radius, per_norm, settle_radii
+from advjax.methods.mat import MAT
+from advjax.methods.norms import ORDER, Radius, check_radii, per_norm
 
-L2, L1 = Radius(0.5, 0.125), Radius(12.0, 2.0)
+L2, L1 = Radius("0.5", "0.125"), Radius("12", "2")
 
 
 def specialist(norm: str) -> str:
@@ -52,48 +53,47 @@ class MATUnion(Method):
     attack: TrainingAttack = TrainingAttack()
     l2: Radius = L2
     l1: Radius = L1
-    a: float = 0.5
-    b: float = 1.0
-    c: float = 0.5
-    a_specialist: float = 0.0
-    temperature: float = 1.0
+    a: float = field(0.5, between(0, 1), "share of the specialist's outputs in what the generalist learns by itself")
+    b: float = field(1.0, at_least(0), "weight of what it learns from the specialists' examples")
+    c: float = field(0.5, between(0, 1), "share of the specialists' outputs in that")
+    a_specialist: float = field(0.0, at_least(0), "weight of the generalist's outputs in what a specialist learns")
+    temperature: float = field(1.0, above(0), "of the outputs that are distilled")
 
     def __post_init__(self):
-        settle_radii(self)
-        check_coefficients(self, self.temperature, shares=("a", "c"), weights=("b", "a_specialist"))
+        super().__post_init__()
+        check_radii(self)
 
     @property
     def trained(self):
-        return ("generalist", *(specialist(norm) for norm in NORMS))
+        return ("generalist", *(specialist(norm) for norm in ORDER))
 
     @property
     def evaluated(self):
         return ("generalist",)
 
     def perturb(self, context, key):
-        nets, crafted = dict(context.nets), {}
+        nets, adversarial = dict(context.nets), {}
         for index, (norm, attack) in enumerate(per_norm(self.attack, self.l2, self.l1).items()):
             for name in ("generalist", specialist(norm)):
                 own_key = jax.random.fold_in(key, index)
                 x_adv, nets[name] = attack(context, own_key, nets[name], context.batch.label)
-                crafted[name, norm] = x_adv
-        return [crafted[pair] for pair in self._pairs()], {name: nets[name].stats for name in self.trained}
+                adversarial[name, norm] = x_adv
+        return [adversarial[pair] for pair in self._pairs()], {name: nets[name] for name in self.trained}
 
     def _pairs(self):
         """(network attacked, norm) of each adversarial batch."""
-        return [("generalist", p) for p in NORMS] + [(specialist(p), p) for p in NORMS]
+        return [("generalist", p) for p in ORDER] + [(specialist(p), p) for p in ORDER]
 
-    def loss(self, context, crafted, key):
-        examples, y, t = dict(zip(self._pairs(), crafted[0], strict=True)), context.batch.label, self.temperature
-        needed = {"generalist": self._pairs() if self.b > 0 or self.a_specialist > 0 else self._pairs()[: len(NORMS)]}
-        for p in NORMS:
+    def loss(self, context, adversarial, key):
+        examples, y, t = dict(zip(self._pairs(), adversarial, strict=True)), context.batch.label, self.temperature
+        needed = {"generalist": self._pairs() if self.b > 0 or self.a_specialist > 0 else self._pairs()[: len(ORDER)]}
+        for p in ORDER:
             needed[specialist(p)] = [(specialist(p), p), ("generalist", p)][: 2 if self.a > 0 else 1]
-        z, stats = {}, {}  # z[name][attacked, norm]: logits
+        z, nets = {}, {}  # z[name][attacked, norm]: logits
         for name, pairs in needed.items():
-            net = context.nets[name].with_stats(crafted[1][name])
-            logits, net = net.train(jnp.concatenate([examples[pair] for pair in pairs]))
+            logits, net = context.nets[name].train(jnp.concatenate([examples[pair] for pair in pairs]))
             z[name] = dict(zip(pairs, jnp.split(logits, len(pairs)), strict=True))
-            stats[name] = net.stats
+            nets[name] = net
 
         def learn(share, learner, teacher, pair):
             own = losses.cross_entropy(z[learner][pair], y)
@@ -102,23 +102,23 @@ class MATUnion(Method):
             return (1 - share) * own + share * distill.peer_distillation(z[learner][pair], [z[teacher][pair]], t)
 
         terms, general = {}, jnp.zeros(len(y))
-        for p in NORMS:
+        for p in ORDER:
             s, on_g, on_s = specialist(p), ("generalist", p), (specialist(p), p)
             terms[s] = losses.cross_entropy(z[s][on_s], y)
             if self.a_specialist:
                 terms[s] += self.a_specialist * distill.peer_distillation(z[s][on_s], [z["generalist"][on_s]], t)
-            general += learn(self.a, "generalist", s, on_g) / len(NORMS)
+            general += learn(self.a, "generalist", s, on_g) / len(ORDER)
             if self.b:
-                general += self.b * learn(self.c, "generalist", s, on_s) / len(NORMS)
+                general += self.b * learn(self.c, "generalist", s, on_s) / len(ORDER)
         terms["generalist"] = general
         means = {name: context.mean(term) for name, term in terms.items()}
-        return sum(means.values()), Aux(stats, metrics=self._metrics(context, means, z))
+        return sum(means.values()), Aux(nets, metrics=self._metrics(context, means, z))
 
     def _metrics(self, context, means, z):
         y, metrics = context.batch.label, {f"{name}_loss": context.metric(value) for name, value in means.items()}
-        own = [losses.correct(z["generalist"]["generalist", p], y) for p in NORMS]
+        own = [losses.correct(z["generalist"]["generalist", p], y) for p in ORDER]
         metrics["robust_accuracy"] = context.metric(jnp.min(jnp.stack(own), 0))  # of the three attacks' union
-        for p, correct in zip(NORMS, own, strict=True):
+        for p, correct in zip(ORDER, own, strict=True):
             s = specialist(p)
             metrics[f"generalist_{p}_accuracy"] = context.metric(correct)
             metrics[f"{s}_accuracy"] = context.metric(losses.correct(z[s][s, p], y))
@@ -142,19 +142,19 @@ class MATMutualUnion(MAT):
         l1: radius and step of l_1, for `peer_l1`.
     """
 
-    peers: int = 3
+    peers: int = field(3, at_least(1), "number of networks, one per norm")
     l2: Radius = L2
     l1: Radius = L1
 
     def __post_init__(self):
         super().__post_init__()
-        if self.peers != len(NORMS):
-            raise InputError(f"method.peers must be {len(NORMS)}, one per norm, it is {self.peers}")
-        settle_radii(self)
+        if self.peers != len(ORDER):
+            raise InputError(f"must be {len(ORDER)}, one per norm, it is {self.peers}", "peers")
+        check_radii(self)
 
     @property
     def trained(self):
-        return tuple(f"peer_{norm}" for norm in NORMS)
+        return tuple(f"peer_{norm}" for norm in ORDER)
 
     def attack_of(self, name):
         return per_norm(self.attack, self.l2, self.l1)[name.removeprefix("peer_")]

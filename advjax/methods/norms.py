@@ -9,14 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from advjax import losses, threat
+from advjax import fields, losses, threat
 from advjax.attacks.msd import Budget, steepest_descent
-from advjax.errors import InputError, unknown
+from advjax.errors import InputError, unknown, within
+from advjax.fields import Number, at_least, field
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Context, Network
-from advjax.numbers import Number, number
+from advjax.numbers import number
 
-NORMS = ("l1", "l2", "linf")
+# The order in which the authors of MSD score candidates; later ones win ties.
+ORDER = ("l1", "l2", "linf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,47 +31,45 @@ class Radius:
         steps: number of gradients; 0: as many as the l_inf attack.
     """
 
-    eps: Number
-    step_size: Number
-    steps: int = 0
+    eps: Number = field("0", at_least(0), "radius in this norm")
+    step_size: Number = field("0", at_least(0), "length of a step in this norm")
+    steps: int = field(0, at_least(0), "gradients; 0: as many as the l_inf attack")
+
+    def __post_init__(self) -> None:
+        fields.check(self)
 
 
-def as_radius(value: Radius | Mapping[str, Any], field: str) -> Radius:
-    """A `Radius` from itself or from the plain values of a config, of which `field` is the name.
+def check_radii(method: Any) -> None:
+    """For `__post_init__` of a method with the fields `attack`, `l2` and `l1`: makes the last two radii, checks all.
+
+    A radius may be given as the plain values of a config.
 
     Raises:
-        InputError: a value is no number, or there is another field.
+        InputError: a value is none, or there is another field; names it.
     """
-    if isinstance(value, Mapping):
-        allowed = [each.name for each in dataclasses.fields(Radius)]
-        for name in value:
-            if name not in allowed:
-                raise unknown("field of the config", f"{field}.{name}", [f"{field}.{each}" for each in allowed])
-    radius = value if isinstance(value, Radius) else Radius(**value)
-    number(radius.eps, f"{field}.eps")
-    number(radius.step_size, f"{field}.step_size")
-    if radius.steps < 0:
-        raise InputError(f"{field}.steps must be at least 0, it is {radius.steps}")
-    return radius
-
-
-def settle_radii(method: Any) -> None:
-    """For `__post_init__` of a method with the fields `attack`, `l2` and `l1`: makes the last two radii, checks all."""
-    for field in ("l2", "l1"):
-        object.__setattr__(method, field, as_radius(getattr(method, field), f"method.{field}"))
+    for name in ("l2", "l1"):
+        value = getattr(method, name)
+        if isinstance(value, Mapping):
+            allowed = [each.name for each in dataclasses.fields(Radius)]
+            for given in value:
+                if given not in allowed:
+                    raise unknown("field of a radius", given, allowed, f"{name}.{given}")
+            with within(f"{name}."):
+                object.__setattr__(method, name, Radius(**value))
     per_norm(method.attack, method.l2, method.l1)
 
 
 def per_norm(attack: TrainingAttack, l2: Radius, l1: Radius) -> dict[str, TrainingAttack]:
-    """The attacks of the three norms in the order of `NORMS`; `attack` is the one of l_inf.
+    """The attacks of the three norms in the order of `ORDER`; `attack` is the one of l_inf.
 
     Raises:
         InputError: `attack` has another norm.
     """
     if attack.norm != "linf":
         raise InputError(
-            f"attack.norm must be linf, it is {attack.norm}: config.attack describes the l_inf attack of a union of "
-            "norms, method.l2 and method.l1 the others"
+            f"must have the norm linf, it has {attack.norm}: it describes the l_inf attack of a union of norms, "
+            "l2 and l1 (in a config, method.l2 and method.l1) the others",
+            "attack",
         )
     attacks = {"l1": l1, "l2": l2}
     made = {norm: dataclasses.replace(attack, norm=norm, **_given(radius)) for norm, radius in attacks.items()}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from advjax import losses
+from advjax.fields import between, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Method, accuracy
+from advjax.methods.base import PerExample
 
 
 @dataclasses.dataclass(frozen=True)
-class PGDAT(Method):
+class PGDAT(PerExample):
     """min CE(f(x'), y) with x' maximising CE(f(x'), y).
 
     Training forwards: adversarial; then, at the updated weights and without gradient, clean, which moves the BatchNorm
@@ -23,21 +24,23 @@ class PGDAT(Method):
     """
 
     attack: TrainingAttack = TrainingAttack()
-    label_smoothing: float = 0.0
-    clean_statistics: bool = True
+    label_smoothing: float = field(0.0, between(0, 1), "share of the label's mass spread over all classes")
+    clean_statistics: bool = field(True, help="move the statistics on clean images after each step")
 
     def perturb(self, context, key):
         x_adv, net = self.attack(context, key, context.nets["model"], context.batch.label)
-        return x_adv, net.stats
+        return x_adv, {"model": net}
 
-    def loss(self, context, crafted, key):
-        (x_adv, stats), y = crafted, context.batch.label
-        logits, net = context.nets["model"].with_stats(stats).train(x_adv)
-        target = losses.smooth_labels(y, context.num_classes, self.label_smoothing) if self.label_smoothing else y
-        loss = context.mean(losses.cross_entropy(logits, target))
-        return loss, Aux({"model": net.stats}, metrics=accuracy(context, robust=logits))
+    def forwards(self, context, adversarial):
+        robust, net = context.nets["model"].train(adversarial)
+        return {"robust": robust}, net
 
-    def settle(self, context, crafted):
+    def example_losses(self, context, logits, target):
+        return losses.cross_entropy(
+            logits["robust"], losses.smooth_labels(target, context.num_classes, self.label_smoothing)
+        ), {}
+
+    def after_update(self, context, adversarial):
         if not self.clean_statistics:
             return {}
         return {"model": context.nets["model"].train(context.batch.image)[1]}
@@ -47,4 +50,5 @@ class PGDAT(Method):
 class FGSMRS(PGDAT):
     """FGSM-RS: PGD-AT with one step of 1.25 eps from a uniform start. Training forwards: adversarial only."""
 
-    clean_statistics: bool = False
+    attack: TrainingAttack = TrainingAttack(steps=1, step_size="10/255")
+    clean_statistics: bool = field(False, help="move the statistics on clean images after each step")

@@ -7,12 +7,13 @@ import dataclasses
 import jax
 
 from advjax import losses
+from advjax.fields import at_least, field, one_of
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Method, accuracy
+from advjax.methods.base import PerExample
 
 
 @dataclasses.dataclass(frozen=True)
-class TRADES(Method):
+class TRADES(PerExample):
     """min CE(f(x), y) + beta KL(p(x) || p(x')) with x' maximising KL(p(x) || p(x')), p(x) fixed in the attack.
 
     The KL is a batch mean and its gradient flows through both arguments. Training forwards: clean, adversarial, clean
@@ -21,35 +22,38 @@ class TRADES(Method):
     Attributes:
         attack: the inner maximisation.
         beta: weight of the KL.
-        adversarial_first: the order adversarial, clean, clean instead, as TRADES-AWP's authors have it.
+        order: of the training forwards, and so of what the statistics remember. TRADES-AWP's authors have adversarial,
+            clean, clean; those of SGLR leave out the second clean forward. Where there are two clean ones, the KL is
+            taken with the one beside the adversarial forward and the cross-entropy with the other.
     """
 
-    attack: TrainingAttack = TrainingAttack(eps=0.031, step_size=0.007, start="normal")
-    beta: float = 6.0
-    adversarial_first: bool = False
+    attack: TrainingAttack = TrainingAttack(eps="0.031", step_size="0.007", start="normal")
+    beta: float = field(6.0, at_least(0), "weight of the KL")
+    order: str = field(
+        "clean-adv-clean", one_of("clean-adv-clean", "adv-clean-clean", "clean-adv", kind="order"), "of the forwards"
+    )
 
     def perturb(self, context, key):
         net = context.nets["model"]
         p_clean = jax.nn.softmax(net.logits_fn(context.batch.image))
         x_adv, net = self.attack(context, key, net, p_clean, "kl")
-        return x_adv, net.stats
+        return x_adv, {"model": net}
 
-    def loss(self, context, crafted, key):
-        (x_adv, stats), x, y = crafted, context.batch.image, context.batch.label
-        net = context.nets["model"].with_stats(stats)
-        if self.adversarial_first:
-            robust, net = net.train(x_adv)
-            clean_again, net = net.train(x)
-            clean, net = net.train(x, again=clean_again)
+    def forwards(self, context, adversarial):
+        x, net = context.batch.image, context.nets["model"]
+        if self.order == "adv-clean-clean":
+            robust, net = net.train(adversarial)
+            beside, net = net.train(x)
+            clean, net = net.train(x, reuse_logits=beside)
         else:
             clean, net = net.train(x)
-            robust, net = net.train(x_adv)
-            clean_again, net = net.train(x, again=clean)
-        natural = context.mean(losses.cross_entropy(clean, y))
-        kl = context.mean(losses.kl(clean_again, robust))
-        metrics = {
-            "natural_loss": context.metric(natural),
-            "kl": context.metric(kl),
-            **accuracy(context, clean=clean, robust=robust),
-        }
-        return natural + self.beta * kl, Aux({"model": net.stats}, metrics=metrics)
+            robust, net = net.train(adversarial)
+            beside = clean
+            if self.order == "clean-adv-clean":
+                beside, net = net.train(x, reuse_logits=clean)
+        return {"clean": clean, "robust": robust, "beside": beside}, net
+
+    def example_losses(self, context, logits, target):
+        natural = losses.cross_entropy(logits["clean"], target)
+        kl = losses.kl(logits["beside"], logits["robust"])
+        return natural + self.beta * kl, {"natural_loss": context.metric(natural), "kl": context.metric(kl)}

@@ -12,19 +12,20 @@ import jax
 import jax.numpy as jnp
 
 from advjax import losses
+from advjax.fields import at_least, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Context, Method, accuracy
-from advjax.methods.norms import NORMS, Radius, per_norm, settle_radii, steepest_examples
+from advjax.methods.base import Aux, Context, Method, Metric, Network, accuracy
+from advjax.methods.norms import ORDER, Radius, check_radii, per_norm, steepest_examples
 
 # The authors train with an l_2 radius of 0.3 and test at 0.5.
-L2, L1 = Radius(0.3, 0.05, 50), Radius(12.0, 1.0, 50)
+L2, L1 = Radius("0.3", "0.05", 50), Radius("12", "1", 50)
 
 
-def _fit(context: Context, x_adv: jax.Array, stats) -> tuple[jax.Array, Aux]:
-    """Cross-entropy of `model` on x'; training forwards: x'."""
-    logits, net = context.nets["model"].with_stats(stats).train(x_adv)
+def _fit(context: Context, net: Network, x_adv: jax.Array) -> tuple[jax.Array, Network, dict[str, Metric]]:
+    """Cross-entropy on x' of a training forward, the network that it moved, and its accuracy."""
+    logits, net = net.train(x_adv)
     loss = context.mean(losses.cross_entropy(logits, context.batch.label))
-    return loss, Aux({"model": net.stats}, metrics=accuracy(context, robust=logits))
+    return loss, net, accuracy(context, robust=logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +36,25 @@ class SingleNorm(Method):
 
     Attributes:
         attack: the inner maximisation; an l_1 step moves k coordinates by step_size/k, k from 5..20.
-        restart: whether a second run from a random start replaces the examples that it fools.
+        restart: whether the l_1 attack has a second run, from a random start, which replaces the examples that it fools;
+            the other norms have none.
         gap: an l_1 step leaves out coordinates this close to the bound that their gradient points at.
     """
 
-    attack: TrainingAttack = TrainingAttack(eps=0.03, step_size=0.003, steps=40, start="none")
-    restart: bool = True
-    gap: float = 0.05
+    attack: TrainingAttack = TrainingAttack(eps="0.03", step_size="0.003", steps=40, start="none")
+    restart: bool = field(True, help="the l_1 attack has a second run, from a random start")
+    gap: float = field(0.05, at_least(0), "an l_1 step leaves out coordinates this close to their bound")
 
     def perturb(self, context, key):
         net, attacks = context.nets["model"], {self.attack.norm: self.attack}
-        x_adv, net = steepest_examples(context, key, net, attacks, restart=self.restart, gap=self.gap)
-        return x_adv, net.stats
+        x_adv, net = steepest_examples(
+            context, key, net, attacks, restart=self.restart and self.attack.norm == "l1", gap=self.gap
+        )
+        return x_adv, {"model": net}
 
-    def loss(self, context, crafted, key):
-        return _fit(context, *crafted)
+    def loss(self, context, adversarial, key):
+        loss, net, metrics = _fit(context, context.nets["model"], adversarial)
+        return loss, Aux({"model": net}, metrics=metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,24 +69,26 @@ class MSD(Method):
         l1: radius and step of l_1.
     """
 
-    attack: TrainingAttack = TrainingAttack(eps=0.03, step_size=0.003, steps=50, start="none")
+    attack: TrainingAttack = TrainingAttack(eps="0.03", step_size="0.003", steps=50, start="none")
     l2: Radius = L2
     l1: Radius = L1
 
     def __post_init__(self):
-        settle_radii(self)
+        super().__post_init__()
+        check_radii(self)
 
     @property
     def attacks(self) -> dict[str, TrainingAttack]:
-        """Norm -> attack, in the order of `NORMS`."""
+        """Norm -> attack, in the order of `ORDER`."""
         return per_norm(self.attack, self.l2, self.l1)
 
     def perturb(self, context, key):
         x_adv, net = steepest_examples(context, key, context.nets["model"], self.attacks)
-        return x_adv, net.stats
+        return x_adv, {"model": net}
 
-    def loss(self, context, crafted, key):
-        return _fit(context, *crafted)
+    def loss(self, context, adversarial, key):
+        loss, net, metrics = _fit(context, context.nets["model"], adversarial)
+        return loss, Aux({"model": net}, metrics=metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,27 +105,29 @@ class MAX(MSD):
         gap: see `SingleNorm`.
     """
 
-    attack: TrainingAttack = TrainingAttack(eps=0.03, step_size=0.005, steps=40, start="none")
-    restart: bool = True
-    gap: float = 0.05
+    attack: TrainingAttack = TrainingAttack(eps="0.03", step_size="0.005", steps=40, start="none")
+    restart: bool = field(True, help="the l_1 attack has a second run, from a random start")
+    gap: float = field(0.05, at_least(0), "an l_1 step leaves out coordinates this close to their bound")
 
     def examples(self, context, key, norms):
         """Examples [B, H, W, C] of each norm, made one after the other, and the network attacked."""
         net, made = context.nets["model"], []
         for norm in norms:
-            own_key, attacks = jax.random.fold_in(key, NORMS.index(norm)), {norm: self.attacks[norm]}
-            x_adv, net = steepest_examples(context, own_key, net, attacks, restart=self.restart, gap=self.gap)
+            own_key, attacks = jax.random.fold_in(key, ORDER.index(norm)), {norm: self.attacks[norm]}
+            x_adv, net = steepest_examples(
+                context, own_key, net, attacks, restart=self.restart and norm == "l1", gap=self.gap
+            )
             made.append(x_adv)
         return jnp.stack(made), net
 
     def perturb(self, context, key):
-        made, net = self.examples(context, key, NORMS)
+        made, net = self.examples(context, key, ORDER)
         scores = []
         for x_adv in made:
             logits, net = net.train(x_adv) if self.attack.statistics == "batch" else (net.logits_fn(x_adv), net)
             scores.append(losses.cross_entropy(logits, context.batch.label))
         worst = jnp.argmax(jnp.stack(scores), 0)
-        return made[worst, jnp.arange(len(worst))], net.stats
+        return made[worst, jnp.arange(len(worst))], {"model": net}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,27 +145,27 @@ class AVG(MAX):
         mean: one optimizer step on the mean CE of the three instead, as the authors do on MNIST; forwards in order.
     """
 
-    attack: TrainingAttack = TrainingAttack(eps=0.03, step_size=0.003, steps=40, start="none")
-    mean: bool = False
+    attack: TrainingAttack = TrainingAttack(eps="0.03", step_size="0.003", steps=40, start="none")
+    mean: bool = field(False, help="one step on the mean of the three losses instead of three steps")
 
     @property
-    def rounds(self):
-        return (self.trained,) * (1 if self.mean else len(NORMS))
+    def update_groups(self):
+        return (self.trained,) * (1 if self.mean else len(ORDER))
 
     @property
-    def perturb_each_round(self):
+    def perturb_each_group(self):
         return True
 
     def perturb(self, context, key):
-        made, net = self.examples(context, key, NORMS if self.mean else NORMS[context.round : context.round + 1])
-        return made, net.stats
+        made, net = self.examples(context, key, ORDER if self.mean else ORDER[context.group : context.group + 1])
+        return made, {"model": net}
 
-    def loss(self, context, crafted, key):
-        made, stats = crafted
-        total, metrics = jnp.zeros(()), {}
-        for norm, x_adv in zip(NORMS if self.mean else NORMS[context.round :], made, strict=False):
-            loss, aux = _fit(context, x_adv, stats)
-            total, stats = total + loss / len(made), aux.stats["model"]
-            metrics[f"{norm}_accuracy"] = aux.metrics["robust_accuracy"]
+    def loss(self, context, adversarial, key):
+        total, net, metrics = jnp.zeros(()), context.nets["model"], {}
+        norms = ORDER if self.mean else ORDER[context.group : context.group + 1]
+        for norm, x_adv in zip(norms, adversarial, strict=True):
+            loss, net, own = _fit(context, net, x_adv)
+            total += loss / len(norms)
+            metrics[f"{norm}_accuracy"] = own["robust_accuracy"]
         summed = [sum(parts[1:], parts[0]) for parts in zip(*metrics.values(), strict=True)]
-        return total, Aux({"model": stats}, metrics={**metrics, "robust_accuracy": tuple(summed)})
+        return total, Aux({"model": net}, metrics={**metrics, "robust_accuracy": tuple(summed)})

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-from advjax.methods.base import Method
+from advjax.methods.base import Context, Method
 
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper(Method):
-    """The method `base` itself; a wrapper overrides what it changes.
+    """The method `base` itself; a wrapper overrides what it changes, and everything else of the contract is the base's.
+
+    A wrapper with a phase or a state of its own keeps it beside the base's and overrides `inner`, which gives the base
+    the context that it would have without the wrapper.
 
     Attributes:
         base: the method that is wrapped, which may be a wrapper.
@@ -17,55 +21,21 @@ class Wrapper(Method):
 
     base: Method
 
-    @property
-    def trained(self):
-        return self.base.trained
+    def inner(self, context: Context) -> Context:
+        """The context as the base is to see it."""
+        return context
 
-    @property
-    def frozen(self):
-        return self.base.frozen
 
-    @property
-    def averaged(self):
-        return self.base.averaged
+def _forward(name: str) -> Any:
+    """What hands the part `name` of the contract on to the base: a property, or a method, contexts made the base's."""
+    if isinstance(getattr(Method, name), property):
+        return property(lambda self: getattr(self.base, name))
 
-    @property
-    def evaluated(self):
-        return self.base.evaluated
+    def call(self: Wrapper, *args: Any) -> Any:
+        return getattr(self.base, name)(*(self.inner(a) if isinstance(a, Context) else a for a in args))
 
-    @property
-    def interchangeable(self):
-        return self.base.interchangeable
+    return call
 
-    @property
-    def best_by(self):
-        return self.base.best_by
 
-    @property
-    def rounds(self):
-        return self.base.rounds
-
-    @property
-    def perturb_each_round(self):
-        return self.base.perturb_each_round
-
-    def init_state(self, labels, num_classes):
-        return self.base.init_state(labels, num_classes)
-
-    def phase(self, epoch, epochs):
-        return self.base.phase(epoch, epochs)
-
-    def perturb(self, context, key):
-        return self.base.perturb(context, key)
-
-    def displace(self, context, crafted, key):
-        return self.base.displace(context, crafted, key)
-
-    def loss(self, context, crafted, key):
-        return self.base.loss(context, crafted, key)
-
-    def proxy_loss(self, context, crafted, key):
-        return self.base.proxy_loss(context, crafted, key)
-
-    def settle(self, context, crafted):
-        return self.base.settle(context, crafted)
+for _name in [name for name in vars(Method) if not name.startswith("_")]:
+    setattr(Wrapper, _name, _forward(_name))

@@ -1,8 +1,8 @@
-"""Learning rate schedules and optimizers, from the plain values of a config."""
+"""Learning rate schedules and the optimizer of the papers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ def learning_rate(
     warmup: float = 0.0,
     warmup_factor: float = 0.0,
     peak_at: float = 0.5,
+    first_epoch: int = 0,
 ) -> optax.Schedule:
     """The learning rate as a function of the step. Times are fractions of the run, so that it rescales with `epochs`.
 
@@ -42,33 +43,33 @@ def learning_rate(
             `warmup_factor` is not 0) or rising linearly from 0 (piecewise and cosine).
         warmup_factor: see `warmup`.
         peak_at: fraction of the run at which a cyclic or one-cycle schedule peaks.
+        first_epoch: number of the first epoch where a piecewise linear schedule is read: with 1 the first step has the
+            rate of one epoch done, and the last epoch that of the end (as MSD's authors count).
 
     Raises:
         InputError: an unknown name, or times outside the run.
     """
     total = epochs * steps_per_epoch
     if name not in SCHEDULES:
-        raise unknown("schedule (schedule.name)", name, SCHEDULES)
+        raise unknown("schedule", name, SCHEDULES, "name")
     if list(milestones) != sorted(milestones) or any(not 0 < m <= 1 for m in milestones):
-        raise InputError(f"schedule.milestones must be ascending fractions of the run in (0, 1], they are {milestones}")
+        raise InputError(f"must be ascending fractions of the run in (0, 1], they are {milestones}", "milestones")
     if not 0 <= warmup < 1:
-        raise InputError(f"schedule.warmup must be a fraction of the run in [0, 1), it is {warmup}")
+        raise InputError(f"must be a fraction of the run in [0, 1), it is {warmup}", "warmup")
     if not 0 < peak_at < 1:
-        raise InputError(f"schedule.peak_at must be a fraction of the run in (0, 1), it is {peak_at}")
+        raise InputError(f"must be a fraction of the run in (0, 1), it is {peak_at}", "peak_at")
     if name == "constant":
         return optax.constant_schedule(peak)
     if name == "cyclic":
-        top = round(peak_at * total)
-        up, down = optax.linear_schedule(0.0, peak, top), optax.linear_schedule(peak, 0.0, total - top)
-        return optax.join_schedules([up, down], [top])
+        return cycle(0.0, peak, total, peak_at)
     if name == "onecycle":
         return optax.cosine_onecycle_schedule(total, peak, pct_start=peak_at)
     factors = [factor] * len(milestones) if isinstance(factor, (int, float)) else list(factor)
     if len(factors) != len(milestones):
-        raise InputError(f"schedule.factor must be a number or one per milestone, it is {factor}")
+        raise InputError(f"must be a number or one per milestone, it is {factor}", "factor")
     if name == "piecewise_linear":
         times, values = jnp.asarray([0.0, *milestones]) * total, peak * jnp.asarray([0.0, *factors])
-        return lambda step: jnp.interp(step, times, values)
+        return lambda step: jnp.interp(step + first_epoch * steps_per_epoch, times, values)
     warm = round(warmup * epochs) * steps_per_epoch
     if name == "cosine":
         main = optax.cosine_decay_schedule(peak, max(total - warm, 1))
@@ -84,10 +85,17 @@ def learning_rate(
     return optax.join_schedules([start, main], [warm])
 
 
+def cycle(ends: float, middle: float, steps: int, peak_at: float = 0.5) -> optax.Schedule:
+    """Linear from `ends` to `middle` at the fraction `peak_at` of the steps, and back (PyTorch's CyclicLR, one cycle)."""
+    top = round(peak_at * steps)
+    up, down = optax.linear_schedule(ends, middle, top), optax.linear_schedule(middle, ends, steps - top)
+    return optax.join_schedules([up, down], [top])
+
+
 def sgd(
     schedule: optax.ScalarOrSchedule,
     *,
-    momentum: float = 0.9,
+    momentum: optax.ScalarOrSchedule = 0.9,
     nesterov: bool = False,
     weight_decay: float = 5e-4,
     decay: str = "all",
@@ -97,7 +105,7 @@ def sgd(
 
     Args:
         schedule: learning rate, a number or a function of the step.
-        momentum: 0 for none.
+        momentum: 0 for none; a number or a function of the step.
         nesterov: Nesterov's form.
         weight_decay: L2 coefficient.
         decay: `"all"` parameters, as the papers do, or `"kernels"` only (arrays of two dimensions or more).
@@ -107,32 +115,12 @@ def sgd(
         InputError: an unknown `decay`.
     """
     if decay not in ("all", "kernels"):
-        raise unknown("decay (optimizer.decay)", decay, ("all", "kernels"))
+        raise unknown("choice", decay, ("all", "kernels"), "decay")
     mask: Any = None if decay == "all" else lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     parts.append(optax.add_decayed_weights(weight_decay, mask))
-    parts.append(optax.sgd(schedule, momentum or None, nesterov))
+    if callable(momentum):
+        parts.append(optax.inject_hyperparams(optax.sgd)(schedule, momentum=momentum, nesterov=nesterov))
+    else:
+        parts.append(optax.sgd(schedule, momentum or None, nesterov))
     return optax.chain(*parts)
-
-
-def from_config(
-    optimizer: Mapping[str, Any], schedule: Mapping[str, Any], epochs: int, steps_per_epoch: int, updates: int = 1
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer and its schedule from `config.optimizer` and `config.schedule`.
-
-    Args:
-        optimizer: `config.optimizer`.
-        schedule: `config.schedule`.
-        epochs: length of the run.
-        steps_per_epoch: steps in an epoch.
-        updates: how often a network is updated in a step; the learning rate is the same for all of a step.
-
-    Returns:
-        The optimizer, and the learning rate by step.
-    """
-    optimizer, schedule = dict(optimizer), dict(schedule)
-    if (name := optimizer.pop("name")) != "sgd":
-        raise unknown("optimizer (optimizer.name)", name, ("sgd",))
-    peak = optimizer.pop("learning_rate")
-    rate = learning_rate(schedule.pop("name"), peak, epochs, steps_per_epoch, **schedule)
-    return sgd(lambda count: rate(count // updates), **optimizer), rate

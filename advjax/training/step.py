@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advjax import parallel
-from advjax.data import augment
+from advjax import fields, parallel
+from advjax.data import KINDS, augment
+from advjax.fields import SEED, at_least, field, one_of
 from advjax.methods.base import Aux, Batch, Context, Method, Network, State
-from advjax.models.layers import TrainMode
 from advjax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 
 class Data(NamedTuple):
@@ -26,7 +29,7 @@ class Data(NamedTuple):
 
 
 class Order(NamedTuple):
-    """The batches of one epoch (`advjax.data.epoch_order`): row numbers and weights, both [steps, batch_size]."""
+    """One device's share of the batches of an epoch: row numbers and weights, both [steps, B]."""
 
     rows: jax.Array
     weight: jax.Array
@@ -37,21 +40,22 @@ class StepConfig:
     """What a step needs to know beside the method.
 
     Attributes:
-        seed: root of all randomness of the run.
         num_classes: number of classes.
+        epochs: length of the run; phases are fractions of it.
+        seed: root of all randomness of the run.
         augment: kind of augmentation, `advjax.data.augment`.
         batch_norm: `"global"`: statistics over the whole batch, so that one device equals four; `"device"`: over each
             device's share.
-        devices: number of devices that the batch is cut over.
-        epochs: length of the run.
     """
 
-    seed: int
-    num_classes: int
-    augment: str
-    batch_norm: str
-    devices: int
-    epochs: int
+    num_classes: int = field(10, at_least(1), "number of classes")
+    epochs: int = field(1, at_least(1), "length of the run")
+    seed: int = field(0, SEED, "root of all randomness")
+    augment: str = field("none", one_of(*KINDS, kind="augmentation"), "of the training images")
+    batch_norm: str = field("global", one_of("global", "device"), "whose share of the batch BatchNorm normalises over")
+
+    def __post_init__(self) -> None:
+        fields.check(self)
 
 
 def make_step(
@@ -60,11 +64,11 @@ def make_step(
     optimizer: optax.GradientTransformation,
     config: StepConfig,
     phase: Hashable,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The per-device function `(state, frozen, data, order) -> (state, metrics)`, to be mapped over devices.
+) -> Step:
+    """The per-device function `(state, frozen, batch, epoch) -> (state, metrics)`, to be mapped over devices.
 
-    It reads its batch from `order` by the step counter, so that nothing but the call itself comes from the host.
-    `frozen` is name -> variables of the given networks; `metrics` is name -> [sum, count] over the whole batch.
+    `frozen` is name -> variables of the given networks, `batch` this device's share (`Batch`), `epoch` an int32 scalar
+    from 0; `metrics` is name -> [sum, count] over the whole batch.
 
     Args:
         method: what is trained.
@@ -74,93 +78,118 @@ def make_step(
         phase: what `method.phase` gave; another phase is another step.
     """
 
-    def step(state: TrainState, frozen, data: Data, order: Order):
+    def step(state: TrainState, frozen: Mapping[str, Any], batch: Batch, epoch: jax.Array):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        context = _context(state, frozen, data, order, key)
+        context = _context(modules, config, phase, state, frozen, batch, epoch, key)
         attack_key, loss_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
-        params, opt_state = dict(state.params), dict(state.opt_state)
-        metrics: dict[str, Any] = {}
-        crafted = None
-        for index, names in enumerate(method.rounds):
-            context = dataclasses.replace(context, round=index)
-            if index == 0 or method.perturb_each_round:
-                crafted = jax.lax.stop_gradient(method.perturb(context, jax.random.fold_in(attack_key, index)))
-            round_key = jax.random.fold_in(loss_key, index)
-            at = method.displace(context, crafted, round_key)
-
-            def loss(at, context=context, crafted=crafted, key=round_key):
-                return method.loss(context.with_params(at), crafted, key)
-
-            (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(at)
-            # The loss is a sum over all devices, and the transpose of psum is psum: every device's gradient is the
-            # derivative of the sum of all devices' (equal) losses, so the mean over devices is the gradient.
-            gradients = jax.lax.pmean(gradients, parallel.AXIS)
+        opt_state, metrics, adversarial = dict(state.opt_state), {}, None
+        for index, names in enumerate(method.update_groups):
+            context = dataclasses.replace(context, group=index)
+            if index == 0 or method.perturb_each_group:
+                adversarial, moved = method.perturb(context, jax.random.fold_in(attack_key, index))
+                adversarial, context = jax.lax.stop_gradient(adversarial), context.with_nets(moved)
+            group_key = jax.random.fold_in(loss_key, index)
+            at, gradients, (value, aux) = _gradients(method, context, adversarial, group_key)
+            params = {}
             for name in names:
                 updates, opt_state[name] = optimizer.update(gradients[name], opt_state[name], at[name])
-                params[name] = optax.apply_updates(params[name], updates)
-            context = _advance(context, params, aux, names)
-            totals = {"loss": context.metric(value), **aux.metrics}
-            # By name, so that rounds that report the same quantity average over it.
-            metrics |= {n: jax.tree.map(jnp.add, metrics[n], m) if n in metrics else m for n, m in totals.items()}
-        context = context.with_nets(method.settle(context, crafted))
-        metrics = parallel.psum({name: jnp.stack(pair) for name, pair in metrics.items()})
-        return _new_state(state, context, opt_state), metrics
-
-    def _context(state, frozen, data, order, key) -> Context:
-        steps, size = order.rows.shape
-        share = size // config.devices
-        row = state.step % steps
-        first = jax.lax.axis_index(parallel.AXIS) * share
-        index = jax.lax.dynamic_slice(order.rows, (row, first), (1, share))[0]
-        weight = jax.lax.dynamic_slice(order.weight, (row, first), (1, share))[0]
-        image = augment(jax.random.fold_in(key, 0), data.image[index], index, config.augment)
-        mode = TrainMode(weight, parallel.AXIS if config.batch_norm == "global" else None)
-        variables = {name: (state.params[name], state.stats[name]) for name in state.params}
-        variables |= {name: (value["params"], value["batch_stats"]) for name, value in frozen.items()}
-        return Context(
-            nets={
-                name: Network(modules[name], *variables[name], mode, jax.random.fold_in(key, 3 + number))
-                for number, name in enumerate(sorted(variables))
-            },
-            state=State(state.method.shared, jax.tree.map(lambda rows: rows[index], state.method.rows)),
-            batch=Batch(image, data.label[index], index, weight),
-            epoch=state.step // steps,
-            epochs=config.epochs,
-            phase=phase,
-            round=0,
-            num_classes=config.num_classes,
-            psum=parallel.psum,
+                # The step is taken from w, though the gradient is that at `at`.
+                params[name] = optax.apply_updates(context.nets[name].params, updates)
+            context = _advanced(context, params, aux, config.batch_norm)
+            metrics = _added(metrics, {"loss": context.metric(value), **aux.metrics})
+        context = context.with_nets(method.after_update(context, adversarial))
+        return _new_state(state, context, opt_state), parallel.psum(
+            {name: jnp.stack(pair) for name, pair in metrics.items()}
         )
-
-    def _advance(context: Context, params, aux: Aux, names) -> Context:
-        """After the update: new parameters of this round, new statistics, new state."""
-        stats = dict(aux.stats)
-        if config.batch_norm == "device":
-            stats = jax.lax.pmean(stats, parallel.AXIS)
-        context = context.with_params({name: params[name] for name in names})
-        context = context.with_nets({name: context.nets[name].with_stats(value) for name, value in stats.items()})
-        return context if aux.state is None else dataclasses.replace(context, state=aux.state)
-
-    def _new_state(state: TrainState, context: Context, opt_state) -> TrainState:
-        return TrainState(
-            step=state.step + 1,
-            params={name: context.nets[name].params for name in state.params},
-            stats={name: context.nets[name].stats for name in state.stats},
-            opt_state=opt_state,
-            method=State(context.state.shared, _scatter(state.method.rows, context)),
-        )
-
-    def _scatter(rows, context: Context):
-        """Writes the batch's rows, gathered from all devices, into the state's; padding writes nothing."""
-        if not jax.tree.leaves(rows):
-            return rows
-        id, weight, new = jax.lax.all_gather(
-            (context.batch.id, context.batch.weight, context.state.rows), parallel.AXIS, tiled=True
-        )
-
-        def write(old, new):
-            return old.at[jnp.where(weight > 0, id, len(old))].set(new, mode="drop")
-
-        return jax.tree.map(write, rows, new)
 
     return step
+
+
+def make_indexed_step(step: Step, config: StepConfig) -> Step:
+    """`(state, frozen, data, order) -> (state, metrics)`: the step on the batch that `order` holds for it.
+
+    It gathers its batch from the training set by the step counter and augments it, so that nothing but the call itself
+    comes from the host.
+    """
+
+    def indexed(state: TrainState, frozen: Mapping[str, Any], data: Data, order: Order):
+        steps = len(order.rows)
+        rows, weight = jax.tree.map(lambda leaf: leaf[state.step % steps], (order.rows, order.weight))
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
+        image = augment(key, data.image[rows], rows, config.augment)
+        return step(state, frozen, Batch(image, data.label[rows], rows, weight), state.step // steps)
+
+    return indexed
+
+
+def _context(modules, config, phase, state, frozen, batch, epoch, key) -> Context:
+    variables = {name: (state.params[name], state.stats[name]) for name in state.params}
+    variables |= {name: (value["params"], value["batch_stats"]) for name, value in frozen.items()}
+    axis = parallel.AXIS if config.batch_norm == "global" else None
+    return Context(
+        nets={
+            name: Network(modules[name], *variables[name], batch.weight, jax.random.fold_in(key, 3 + number), axis)
+            for number, name in enumerate(sorted(variables))
+        },
+        state=State(state.method.shared, jax.tree.map(lambda rows: rows[batch.id], state.method.per_example)),
+        batch=batch,
+        epoch=epoch,
+        epochs=config.epochs,
+        phase=phase,
+        group=0,
+        num_classes=config.num_classes,
+        psum=parallel.psum,
+        pmax=parallel.pmax,
+    )
+
+
+def _gradients(method: Method, context: Context, adversarial: Any, key: jax.Array):
+    """Where the gradient was taken, the gradient of the loss over the whole batch there, and what else came out."""
+    at = method.perturb_weights(context, adversarial, key)
+
+    def loss(at):
+        return method.loss(context.with_params(at), adversarial, key)
+
+    (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(at)
+    # The loss is a sum over all devices, and the transpose of psum is psum: every device's gradient is the
+    # derivative of the sum of all devices' (equal) losses, so the mean over devices is the gradient.
+    return at, jax.lax.pmean(gradients, parallel.AXIS), (value, aux)
+
+
+def _advanced(context: Context, params: Mapping[str, Any], aux: Aux, batch_norm: str) -> Context:
+    """After an update: new parameters of the group, new statistics, new state."""
+    stats = {name: net.stats for name, net in aux.nets.items()}
+    if batch_norm == "device":
+        stats = jax.lax.pmean(stats, parallel.AXIS)
+    context = context.with_params(params)
+    context = context.with_nets({name: context.nets[name].with_stats(value) for name, value in stats.items()})
+    return context if aux.state is None else dataclasses.replace(context, state=aux.state)
+
+
+def _added(metrics: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """By name, so that groups that report the same quantity average over it."""
+    return {**metrics, **{n: jax.tree.map(jnp.add, metrics[n], m) if n in metrics else m for n, m in more.items()}}
+
+
+def _new_state(state: TrainState, context: Context, opt_state: dict[str, Any]) -> TrainState:
+    return TrainState(
+        step=state.step + 1,
+        params={name: context.nets[name].params for name in state.params},
+        stats={name: context.nets[name].stats for name in state.stats},
+        opt_state=opt_state,
+        method=State(context.state.shared, _scattered(state.method.per_example, context)),
+    )
+
+
+def _scattered(whole: Any, context: Context) -> Any:
+    """The per-example state with the batch's rows, gathered from all devices, written in; padding writes nothing."""
+    if not jax.tree.leaves(whole):
+        return whole
+    id, weight, new = jax.lax.all_gather(
+        (context.batch.id, context.batch.weight, context.state.per_example), parallel.AXIS, tiled=True
+    )
+
+    def write(old, new):
+        return old.at[jnp.where(weight > 0, id, len(old))].set(new, mode="drop")
+
+    return jax.tree.map(write, whole, new)

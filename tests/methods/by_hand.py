@@ -12,7 +12,6 @@ import numpy as np
 from advjax import models
 from advjax.data import epoch_order
 from advjax.methods.base import Batch, Context, Method, Network, State
-from advjax.models.layers import TrainMode
 from tests.helpers import CLASSES, SHAPE, ToyNet
 
 
@@ -32,8 +31,7 @@ def make_context(method: Method, *, batch: int = 8, seed: int = 0, phase=None, e
     nets = {}
     for index, name in enumerate((*method.trained, *method.frozen)):
         given = variables(seed + index)
-        mode = TrainMode(weight)
-        nets[name] = Network(ToyNet(), given["params"], given["batch_stats"], mode, jax.random.key(index))
+        nets[name] = Network(ToyNet(), given["params"], given["batch_stats"], weight, jax.random.key(index))
     return Context(
         nets=nets,
         state=state if rows is None else State(state.shared, rows),
@@ -46,18 +44,18 @@ def make_context(method: Method, *, batch: int = 8, seed: int = 0, phase=None, e
         epoch=jnp.asarray(epoch),
         epochs=10,
         phase=phase,
-        round=0,
+        group=0,
         num_classes=CLASSES,
         psum=lambda tree: tree,
     )
 
 
-def loss_and_gradients(method: Method, context: Context, crafted: Any):
+def loss_and_gradients(method: Method, context: Context, adversarial: Any):
     """(loss, gradients by network, aux) at the context's own parameters."""
-    at = {name: context.nets[name].params for name in method.rounds[context.round]}
+    at = {name: context.nets[name].params for name in method.update_groups[context.group]}
 
     def loss(at):
-        return method.loss(context.with_params(at), crafted, jax.random.key(0))
+        return method.loss(context.with_params(at), adversarial, jax.random.key(0))
 
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(at)
     return value, gradients, aux

@@ -14,7 +14,6 @@ from advjax.data import epoch_order
 from advjax.errors import InputError
 from advjax.methods import FGSMRS, PGDAT, TRADES, Natural, TrainingAttack
 from advjax.methods.base import Network
-from advjax.models.layers import TrainMode
 from tests.helpers import SHAPE, Run, ToyNet, distance, toy_data
 from tests.methods.by_hand import Inverted, first_batch, first_layer_mean, make_context
 
@@ -91,7 +90,7 @@ def test_a_forward_made_again_gives_back_the_logits_of_the_first():
     context = make_context(Natural())
     x = context.batch.image
     logits, once = context.nets["model"].train(x)
-    again, twice = once.train(x, again=logits)
+    again, twice = once.train(x, reuse_logits=logits)
     fresh, expected = once.train(x)
     assert again is logits
     np.testing.assert_array_equal(again, fresh)
@@ -100,9 +99,9 @@ def test_a_forward_made_again_gives_back_the_logits_of_the_first():
 
 def test_a_forward_made_again_draws_anew_where_there_is_dropout():
     module, x = Dropping(), jnp.ones((4, *SHAPE))
-    net = Network(module, module.init(jax.random.key(0), x)["params"], {}, TrainMode(), jax.random.key(1))
+    net = Network(module, module.init(jax.random.key(0), x)["params"], {}, None, jax.random.key(1))
     logits, net = net.train(x)
-    again, _ = net.train(x, again=logits)
+    again, _ = net.train(x, reuse_logits=logits)
     assert np.mean(np.asarray(again) != np.asarray(logits)) > 0.2
 
 
@@ -177,11 +176,11 @@ def test_attack_on_batch_statistics_moves_them_with_every_forward():
 def test_examples_lie_in_ball_and_box_and_raise_the_loss():
     @dataclasses.dataclass(frozen=True)
     class Watched(PGDAT):
-        def loss(self, context, crafted, key):
-            value, aux = super().loss(context, crafted, key)
-            distance_to_clean = jnp.max(jnp.abs(crafted[0] - context.batch.image), (1, 2, 3))
+        def loss(self, context, adversarial, key):
+            value, aux = super().loss(context, adversarial, key)
+            distance_to_clean = jnp.max(jnp.abs(adversarial - context.batch.image), (1, 2, 3))
             net, y = context.nets["model"], context.batch.label
-            before, after = (losses.cross_entropy(net.logits_fn(x), y) for x in (context.batch.image, crafted[0]))
+            before, after = (losses.cross_entropy(net.logits_fn(x), y) for x in (context.batch.image, adversarial))
             gain = after - before
             extra = {"distance": context.metric(distance_to_clean), "gain": context.metric(gain)}
             return value, aux._replace(metrics={**aux.metrics, **extra})
@@ -192,13 +191,15 @@ def test_examples_lie_in_ball_and_box_and_raise_the_loss():
 
 
 def test_create_names_what_is_wrong():
-    with pytest.raises(InputError, match=r"unknown method.*did you mean trades"):
+    with pytest.raises(InputError, match=r"^name must be a method, it is 'trade'; did you mean trades"):
         methods.create("trade")
-    with pytest.raises(InputError, match=r"method\.betta.*did you mean method\.beta"):
+    with pytest.raises(InputError, match=r"^betta must be a hyperparameter of method trades.*did you mean beta"):
         methods.create("trades", betta=1.0)
-    with pytest.raises(InputError, match=r"method\.beta must be a float"):
+    with pytest.raises(InputError, match=r"^beta must be a finite number, it is 'high'"):
         methods.create("trades", beta="high")
-    with pytest.raises(InputError, match=r"attack\.eps must be a number or a fraction"):
+    with pytest.raises(InputError, match=r"^beta must be at least 0, it is -1"):
+        methods.create("trades", beta=-1.0)
+    with pytest.raises(InputError, match=r"^eps must be a number or a fraction"):
         TrainingAttack(eps="8/0")
-    with pytest.raises(InputError, match=r"attack\.start"):
+    with pytest.raises(InputError, match=r"^start must be a start, it is 'gaussian'"):
         TrainingAttack(start="gaussian")

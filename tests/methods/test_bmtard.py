@@ -109,12 +109,12 @@ def test_teachers_get_no_gradient_and_rates_drop_with_the_epochs(three_steps):
     assert set(state.params) == set(state.opt_state) == set(state.stats) == {"student"}
     method = BMTARD(ATTACK, temperature_rate=0.5, milestones=(0.3, 0.6, 0.9))
     context = make_context(method, epoch=9)  # of 10: all three milestones passed
-    crafted = (context.batch.image, context.nets["student"].stats)
+    adversarial = context.batch.image
 
     @jax.jit
     def gradients_and_state(params):
         (_, aux), gradients = jax.value_and_grad(
-            lambda params: method.loss(context.with_params(params), crafted, jax.random.key(0)), has_aux=True
+            lambda params: method.loss(context.with_params(params), adversarial, jax.random.key(0)), has_aux=True
         )(params)
         return gradients, aux.state
 
@@ -143,9 +143,9 @@ def test_the_balances_survive_a_resume(three_steps, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"weight_rate": 1.5}, r"method\.weight_rate must be at most 1"),
-        ({"temperature_rate": -1.0}, r"method\.temperature_rate must be at least 0"),
-        ({"milestones": (215,)}, r"method\.milestones must be fractions"),
+        ({"weight_rate": 1.5}, r"^weight_rate must be between 0 and 1"),
+        ({"temperature_rate": -1.0}, r"^temperature_rate must be at least 0"),
+        ({"milestones": (215,)}, r"^milestones must be above 0 and at most 1"),
     ],
 )
 def test_bad_fields(fields, message):

@@ -58,14 +58,14 @@ def test_mutual_peers_attack_in_their_own_norms():
         "peer_l2": "l2",
         "peer_linf": "linf",
     }
-    assert (method.attack_of("peer_l2").eps, method.attack_of("peer_l1").eps) == (0.4, 12.0)
+    assert (method.attack_of("peer_l2").eps, method.attack_of("peer_l1").eps) == (0.4, "12")
     assert MATMutualUnion(ATTACK).mutual
-    with pytest.raises(InputError, match=r"method\.peers must be 3"):
+    with pytest.raises(InputError, match=r"^peers must be 3"):
         MATMutualUnion(ATTACK, peers=2)
 
 
 def test_bad_fields():
-    with pytest.raises(InputError, match=r"method\.a_specialist must be at least 0"):
+    with pytest.raises(InputError, match=r"^a_specialist must be at least 0"):
         MATUnion(ATTACK, a_specialist=-1.0)
-    with pytest.raises(InputError, match=r"attack\.norm must be linf"):
+    with pytest.raises(InputError, match=r"^attack must have the norm linf"):
         MATUnion(dataclasses.replace(ATTACK, norm="l2"))

@@ -11,7 +11,7 @@ import pytest
 from advjax import losses, parallel
 from advjax.data import epoch_order
 from advjax.errors import InputError
-from advjax.methods import MART, PGDAT, SGLR, TRADES, TrainingAttack
+from advjax.methods import DYNAT, MART, PGDAT, SGLR, TRADES, TrainingAttack
 from advjax.models.layers import TrainMode
 from advjax.training.checkpoints import Checkpoints
 from tests.helpers import CLASSES, Run, ToyNet, distance
@@ -27,8 +27,8 @@ def soft_rows(batch=8):
 
 
 def refining(method, **kwargs):
-    context = make_context(method, phase="refine", rows=soft_rows(), **kwargs)
-    return context, method.perturb(context, KEY)
+    context = make_context(method, phase=(None, "refine"), rows=soft_rows(), **kwargs)
+    return context, method.perturb(context, KEY)[0]
 
 
 def training_probabilities(context, images):
@@ -37,70 +37,79 @@ def training_probabilities(context, images):
 
 def test_gradient_at_the_logits_has_its_closed_form():
     """dloss/dz = p_adv - S_new = 0.92 p_adv - 0.9 S_old - 0.02 p_clean, read off the gradient of the last bias."""
-    method = SGLR(ATTACK)
-    context, crafted = refining(method)
-    _, gradients, aux = loss_and_gradients(method, context, crafted)
-    p_adv, p_clean = training_probabilities(context, crafted[0]), training_probabilities(context, context.batch.image)
-    expected = 0.92 * p_adv - 0.9 * context.state.rows - 0.02 * p_clean
+    method = SGLR(PGDAT(ATTACK, clean_statistics=False))
+    context, adversarial = refining(method)
+    _, gradients, aux = loss_and_gradients(method, context, adversarial)
+    p_adv, p_clean = training_probabilities(context, adversarial), training_probabilities(context, context.batch.image)
+    expected = 0.92 * p_adv - 0.9 * context.state.per_example - 0.02 * p_clean
     np.testing.assert_allclose(gradients["model"]["Linear_0"]["bias"], jnp.mean(expected, 0), atol=1e-7)
-    np.testing.assert_allclose(p_adv - aux.state.rows, expected, atol=1e-6)
-    np.testing.assert_allclose(jnp.sum(aux.state.rows, -1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(p_adv - aux.state.per_example, expected, atol=1e-6)
+    np.testing.assert_allclose(jnp.sum(aux.state.per_example, -1), 1.0, rtol=1e-6)
 
 
 def test_general_form():
     """Another (w_c, alpha, r, T): S and the loss, written out."""
-    method = SGLR(ATTACK, clean_weight=0.6, alpha=0.7, r=0.4, temperature=3.0)
-    context, crafted = refining(method)
-    value, _, aux = loss_and_gradients(method, context, crafted)
+    method = SGLR(PGDAT(ATTACK, clean_statistics=False), clean_weight=0.6, alpha=0.7, r=0.4, temperature=3.0)
+    context, adversarial = refining(method)
+    value, _, aux = loss_and_gradients(method, context, adversarial)
     net, y = context.nets["model"], np.asarray(context.batch.label)
-    z_adv, z_clean = (np.asarray(net.train(x)[0], np.float64) for x in (crafted[0], context.batch.image))
+    z_adv, z_clean = (np.asarray(net.train(x)[0], np.float64) for x in (adversarial, context.batch.image))
 
     def softmax(z):
         e = np.exp(z - z.max(-1, keepdims=True))
         return e / e.sum(-1, keepdims=True)
 
-    memory = 0.7 * context.state.rows + 0.3 * (0.6 * softmax(z_clean / 3) + 0.4 * softmax(z_adv / 3))
+    memory = 0.7 * context.state.per_example + 0.3 * (0.6 * softmax(z_clean / 3) + 0.4 * softmax(z_adv / 3))
     target = 0.4 * memory + 0.6 * np.eye(CLASSES)[y]
-    np.testing.assert_allclose(aux.state.rows, memory, rtol=1e-5)
+    np.testing.assert_allclose(aux.state.per_example, memory, rtol=1e-5)
     np.testing.assert_allclose(value, -(target * np.log(softmax(z_adv))).sum(-1).mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("base", "plain"), [("at", PGDAT(ATTACK)), ("trades", TRADES(ATTACK)), ("mart", MART(ATTACK, beta=6.0))]
+    ("base", "one_more"), [(PGDAT(ATTACK), "clean"), (TRADES(ATTACK), "adv"), (MART(ATTACK, beta=6.0), "none")]
 )
-def test_before_es_it_is_its_base_method(base, plain):
+def test_before_es_it_is_its_base_method(base, one_more):
     """So it is after es if the memory cannot move (alpha 1) and is one-hot."""
-    method = SGLR(ATTACK, base=base)
-    context = make_context(method, phase="plain")
-    crafted, (x_adv, _) = method.perturb(context, KEY), plain.perturb(context, KEY)
-    np.testing.assert_array_equal(crafted[0], x_adv)
-    value, gradients, aux = loss_and_gradients(method, context, crafted)
-    expected, expected_gradients, _ = loss_and_gradients(plain, context, crafted)
+    method, plain = SGLR(base, one_more=one_more), base
+    context = make_context(method, phase=(None, "plain"))
+    adversarial, x_adv = method.perturb(context, KEY)[0], plain.perturb(context, KEY)[0]
+    np.testing.assert_array_equal(adversarial, x_adv)
+    value, gradients, aux = loss_and_gradients(method, context, adversarial)
+    expected, expected_gradients, _ = loss_and_gradients(plain, context, adversarial)
     assert distance((value, gradients), (expected, expected_gradients)) < 1e-6
-    assert distance(aux.state.rows, jnp.eye(CLASSES)[context.batch.label]) == 0.0
+    assert aux.state is None
+    assert (
+        distance(method.init_state(context.batch.label, CLASSES).per_example, jnp.eye(CLASSES)[context.batch.label])
+        == 0
+    )
     frozen_memory = dataclasses.replace(method, alpha=1.0)
-    value, gradients, _ = loss_and_gradients(frozen_memory, dataclasses.replace(context, phase="refine"), crafted)
+    value, gradients, _ = loss_and_gradients(
+        frozen_memory, dataclasses.replace(context, phase=(None, "refine")), adversarial
+    )
     assert distance((value, gradients), (expected, expected_gradients)) < 1e-6
 
 
 def test_the_attack_is_always_against_the_true_label():
-    method = SGLR(ATTACK)
-    plain, refine = make_context(method, phase="plain"), make_context(method, phase="refine", rows=soft_rows())
+    method = SGLR(PGDAT(ATTACK, clean_statistics=False))
+    plain, refine = (
+        make_context(method, phase=(None, "plain")),
+        make_context(method, phase=(None, "refine"), rows=soft_rows()),
+    )
     np.testing.assert_array_equal(method.perturb(plain, KEY)[0], method.perturb(refine, KEY)[0])
 
 
 def test_mart_keeps_the_true_label_outside_its_cross_entropy():
     """With S all on another class, k* and the weight 1 - p_y still refer to y."""
-    method = SGLR(ATTACK, base="mart", alpha=1.0)
+    method = SGLR(MART(ATTACK, beta=6.0), one_more="none", alpha=1.0)
     context = make_context(method)
     y = context.batch.label
     wrong = (y + 1) % CLASSES
-    context = make_context(method, phase="refine", rows=jnp.eye(CLASSES)[wrong])
-    crafted = method.perturb(context, KEY)
-    value, _, _ = loss_and_gradients(method, context, crafted)
-    plain, _, _ = loss_and_gradients(MART(ATTACK, beta=6.0), context, crafted)
+    context = make_context(method, phase=(None, "refine"), rows=jnp.eye(CLASSES)[wrong])
+    adversarial = method.perturb(context, KEY)[0]
+    value, _, _ = loss_and_gradients(method, context, adversarial)
+    plain, _, _ = loss_and_gradients(MART(ATTACK, beta=6.0), context, adversarial)
     net = context.nets["model"]
-    z_adv = net.train(crafted[0])[0]
+    z_adv = net.train(adversarial)[0]
     change = losses.cross_entropy(z_adv, wrong) - losses.cross_entropy(z_adv, y)
     np.testing.assert_allclose(value - plain, jnp.mean(change), rtol=1e-4)
 
@@ -108,38 +117,40 @@ def test_mart_keeps_the_true_label_outside_its_cross_entropy():
 @pytest.mark.parametrize(
     ("base", "phase", "clean", "adversarial"),
     [
-        ("at", "plain", 0.0, 0.1),
-        ("at", "refine", 0.1, 0.09),
-        ("trades", "plain", 0.09, 0.1),
-        ("trades", "refine", 0.081, 0.19),
-        ("mart", "plain", 0.09, 0.1),
-        ("mart", "refine", 0.09, 0.1),
+        (PGDAT(Inverted(), clean_statistics=False), "plain", 0.0, 0.1),
+        (PGDAT(Inverted(), clean_statistics=False), "refine", 0.1, 0.09),
+        (TRADES(Inverted(), order="clean-adv"), "plain", 0.09, 0.1),
+        (TRADES(Inverted(), order="clean-adv"), "refine", 0.081, 0.19),
+        (MART(Inverted()), "plain", 0.09, 0.1),
+        (MART(Inverted()), "refine", 0.09, 0.1),
     ],
 )
 def test_order_of_forwards(base, phase, clean, adversarial):
-    method = SGLR(Inverted(), base=base)
-    context = make_context(method, phase=phase)
+    method = SGLR(base, one_more={"PGDAT": "clean", "TRADES": "adv", "MART": "none"}[type(base).__name__])
+    context = make_context(method, phase=(None, phase))
     net, x = context.nets["model"], context.batch.image
-    _, _, aux = loss_and_gradients(method, context, method.perturb(context, KEY))
+    _, _, aux = loss_and_gradients(method, context, method.perturb(context, KEY)[0])
     old = (1 - clean - adversarial) * net.stats["BatchNorm_0"]["mean"]
     new = clean * first_layer_mean(net.params, x) + adversarial * first_layer_mean(net.params, 1 - x)
-    np.testing.assert_allclose(aux.stats["model"]["BatchNorm_0"]["mean"], old + new, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(aux.nets["model"].stats["BatchNorm_0"]["mean"], old + new, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(200, 90), (100, 45), (40, 18), (1, 0)])
 def test_the_memory_is_used_from_epoch_es_on(epochs, first):
     """es is 90 of 200 epochs, counted from 1; epoch numbers here are counted from 0."""
     phases = [SGLR().phase(epoch, epochs) for epoch in range(epochs)]
-    assert phases == ["plain"] * (first - 1) + ["refine"] * (epochs - max(first - 1, 0))
+    assert [phase[1] for phase in phases] == ["plain"] * (first - 1) + ["refine"] * (epochs - max(first - 1, 0))
 
 
 def test_the_memory_after_an_epoch_by_hand():
     """Every row, and no padding: 22 examples in batches of 8 on four devices, two rows of padding on the last one."""
-    run = Run(SGLR(Inverted()), devices=4, optimizer=optax.sgd(0.0), phase="refine").step(3)
+    run = Run(
+        SGLR(PGDAT(Inverted(), clean_statistics=False)), devices=4, optimizer=optax.sgd(0.0), phase=(None, "refine")
+    ).step(3)
     data, index, weight = run.data, *epoch_order(0, 0, 22, 8)
     variables = {"params": run.initial.params["model"], "batch_stats": run.initial.stats["model"]}
     expected = np.eye(CLASSES, dtype=np.float32)[np.asarray(data.label)]
-    np.testing.assert_array_equal(run.initial.method.rows, expected)
+    np.testing.assert_array_equal(run.initial.method.per_example, expected)
     for rows, mask in zip(index, weight, strict=True):
         x = jnp.asarray(data.image[rows] / 255.0, jnp.float32)
 
@@ -151,19 +162,22 @@ def test_the_memory_after_an_epoch_by_hand():
         q = np.asarray(0.2 * p(x) + 0.8 * p(1 - x))
         expected[rows[real]] = 0.9 * expected[rows[real]] + 0.1 * q[real]
     assert (weight == 0).sum() == 2
-    np.testing.assert_allclose(run.state.method.rows, expected, rtol=1e-5)
+    np.testing.assert_allclose(run.state.method.per_example, expected, rtol=1e-5)
     assert run.metrics["memory_agreement"] == 1.0
 
 
 def test_one_device_equals_four_and_the_memory_survives_a_resume_on_another_number(tmp_path):
-    one, four = (Run(SGLR(ATTACK), devices=devices, phase="refine").step(4) for devices in (1, 4))
+    one, four = (
+        Run(SGLR(PGDAT(ATTACK, clean_statistics=False)), devices=devices, phase=(None, "refine")).step(4)
+        for devices in (1, 4)
+    )
     assert distance(params_stats_memory(one), params_stats_memory(four)) < 2e-6
-    assert distance(one.state.method.rows, one.initial.method.rows) > 0.05
+    assert distance(one.state.method.per_example, one.initial.method.per_example) > 0.05
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(1, one.state)
     restored = checkpoints.restore(1, jax.eval_shape(lambda: one.initial))
     checkpoints.close()
-    assert distance(restored.method.rows, one.state.method.rows) == 0.0
+    assert distance(restored.method.per_example, one.state.method.per_example) == 0.0
     one.step(2)
     four._state = parallel.replicate(restored, four.devices)
     four.step(2)
@@ -173,10 +187,10 @@ def test_one_device_equals_four_and_the_memory_survives_a_resume_on_another_numb
 
 
 def params_stats_memory(run):
-    return run.state.params, run.state.stats, run.state.method.rows
+    return run.state.params, run.state.stats, run.state.method.per_example
 
 
-@pytest.mark.parametrize(("field", "value"), [("base", "awp"), ("r", 1.5), ("alpha", -0.1), ("temperature", 0.0)])
+@pytest.mark.parametrize(("field", "value"), [("base", DYNAT()), ("r", 1.5), ("alpha", -0.1), ("temperature", 0.0)])
 def test_wrong_values_are_named(field, value):
-    with pytest.raises(InputError, match=f"method.{field}"):
+    with pytest.raises(InputError, match=f"^{field} must be"):
         SGLR(**{field: value})

@@ -28,7 +28,7 @@ def test_bmtard():
     shared = Balance(jnp.asarray([1.3, 2.4]), jnp.asarray([0.7, 0.3]), jnp.asarray([0.05, 0.2]), jnp.asarray(3))
     context = dataclasses.replace(context, state=context.state._replace(shared=shared))
     x_adv = jnp.asarray(np.random.default_rng(5).uniform(0, 1, context.batch.image.shape), jnp.float32)
-    value, gradients, aux = loss_and_gradients(method, context, (x_adv, context.nets["student"].stats))
+    value, gradients, aux = loss_and_gradients(method, context, x_adv)
 
     student = to_torch(context.nets["student"])
     robust, clean = (to_torch(context.nets[name]).eval() for name in ("robust_teacher", "clean_teacher"))
@@ -54,7 +54,7 @@ def test_bmtard():
 
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
     assert_parity(gradients["student"], to_flax(student))
-    assert_same_statistics(aux.stats["student"], student)
+    assert_same_statistics(aux.nets["student"].stats, student)
     np.testing.assert_allclose(aux.state.shared.weights, weights, rtol=1e-5)
     np.testing.assert_allclose(aux.state.shared.temperatures, [max(1.3 - 0.1 * sign, 1), 2.4 + 0.1 * sign], rtol=1e-5)
 
@@ -64,7 +64,7 @@ def test_the_attack_of_bmtard():
     method = BMTARD(TrainingAttack(start="normal"))
     context = make_context(method)
     key = jax.random.key(4)
-    x_adv, stats = method.perturb(context, key)
+    x_adv, moved = method.perturb(context, key)
     noise = [
         jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, 0), i), context.batch.image.shape[1:])
         for i in range(8)
@@ -82,4 +82,4 @@ def test_the_attack_of_bmtard():
     # A sign of a gradient that is zero up to rounding may differ in a few pixels.
     differ = np.abs(np.asarray(x_adv) - theirs.permute(0, 2, 3, 1).numpy()) > 1e-4
     assert differ.mean() < 0.02
-    assert stats is context.nets["student"].stats
+    assert moved["student"].stats is context.nets["student"].stats

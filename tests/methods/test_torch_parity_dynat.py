@@ -30,8 +30,8 @@ KEY = jax.random.key(1)
 )
 def test_parity(method):
     context = make_context(method)
-    crafted = method.perturb(context, KEY)
-    loss, gradients, aux = loss_and_gradients(method, context, crafted)
+    adversarial = method.perturb(context, KEY)[0]
+    loss, gradients, aux = loss_and_gradients(method, context, adversarial)
 
     guide, target = (to_torch(context.nets[name]) for name in ("guide", "target"))
     x, y = images(context.batch.image), tensor(context.batch.label).long()
@@ -61,9 +61,9 @@ def test_parity(method):
     total = F.cross_entropy(z, y) + method.beta * F.cross_entropy(z_adv, label) + method.kl_weight * kl
     total.backward()
 
-    np.testing.assert_array_equal(crafted[1], label)
-    np.testing.assert_allclose(crafted[0], x_adv.permute(0, 2, 3, 1), atol=1e-5)
+    np.testing.assert_array_equal(adversarial[1], label)
+    np.testing.assert_allclose(adversarial[0], x_adv.permute(0, 2, 3, 1), atol=1e-5)
     np.testing.assert_allclose(loss, total.item(), rtol=1e-4)
     for name, module in (("guide", guide), ("target", target)):
         assert_parity(gradients[name], to_flax(module))
-        assert_same_statistics(aux.stats[name], module)
+        assert_same_statistics(aux.nets[name].stats, module)

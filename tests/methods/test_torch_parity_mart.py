@@ -50,24 +50,24 @@ def crafted_in_torch(context):
 def test_mart():
     method = MART(ATTACK)
     context = make_context(method)
-    crafted = method.perturb(context, KEY)
-    loss, gradients, aux = loss_and_gradients(method, context, crafted)
+    adversarial = method.perturb(context, KEY)[0]
+    loss, gradients, aux = loss_and_gradients(method, context, adversarial)
     net, x, x_adv, y = crafted_in_torch(context)
     total = torch_loss(net, x, x_adv, y)
     total.backward()
-    np.testing.assert_allclose(crafted[0], x_adv.permute(0, 2, 3, 1), atol=1e-5)
+    np.testing.assert_allclose(adversarial, x_adv.permute(0, 2, 3, 1), atol=1e-5)
     np.testing.assert_allclose(loss, total.item(), rtol=1e-4)
     assert_parity(gradients["model"], to_flax(net))
-    assert_same_statistics(aux.stats["model"], net)
+    assert_same_statistics(aux.nets["model"].stats, net)
 
 
 def test_awp():
     """A proxy that takes a plain ascent step, as its authors write it; loss, gradients and statistics at w + v."""
     method = AWP(MART(ATTACK), gamma=0.01)
     context = make_context(method, phase=(None, True))
-    crafted = method.perturb(context, KEY)
-    displaced = context.with_params(method.displace(context, crafted, KEY))
-    loss, gradients, aux = loss_and_gradients(method, displaced, crafted)
+    adversarial = method.perturb(context, KEY)[0]
+    displaced = context.with_params(method.perturb_weights(context, adversarial, KEY))
+    loss, gradients, aux = loss_and_gradients(method, displaced, adversarial)
 
     net, x, x_adv, y = crafted_in_torch(context)
     proxy = copy.deepcopy(net)
@@ -84,4 +84,4 @@ def test_awp():
     np.testing.assert_allclose(loss, total.item(), rtol=1e-4)
     assert_parity(displaced.nets["model"].params, to_flax(net, lambda parameter: parameter))
     assert_parity(gradients["model"], to_flax(net), 1e-3)
-    assert_same_statistics(aux.stats["model"], net)
+    assert_same_statistics(aux.nets["model"].stats, net)

@@ -24,8 +24,8 @@ def test_mat():
     method = MAT(peers=3, a=0.3, b=0.7, c=0.6, temperature=2.0)
     context = make_context(method)
     xs = crafted_images(context, 3)
-    crafted = {name: (x, context.nets[name].stats) for name, x in zip(method.trained, xs, strict=True)}
-    value, gradients, aux = loss_and_gradients(method, context, crafted)
+    adversarial = dict(zip(method.trained, xs, strict=True))
+    value, gradients, aux = loss_and_gradients(method, context, adversarial)
 
     nets = [to_torch(context.nets[name]) for name in method.trained]
     label = tensor(context.batch.label).long()
@@ -43,14 +43,14 @@ def test_mat():
     np.testing.assert_allclose(value, total.item(), rtol=1e-5)
     for name, net in zip(method.trained, nets, strict=True):
         assert_parity(gradients[name], to_flax(net))
-        assert_same_statistics(aux.stats[name], net)
+        assert_same_statistics(aux.nets[name].stats, net)
 
 
 def test_mat_union():
     method = MATUnion(a=0.3, b=0.7, c=0.6, a_specialist=0.4, temperature=2.0)
     context = make_context(method)
     xs = crafted_images(context, 6)
-    value, gradients, aux = loss_and_gradients(method, context, (xs, {n: net.stats for n, net in context.nets.items()}))
+    value, gradients, aux = loss_and_gradients(method, context, xs)
 
     norms = ("l1", "l2", "linf")
     x_g, x_s = dict(zip(norms, map(images, xs[:3]), strict=True)), dict(zip(norms, map(images, xs[3:]), strict=True))
@@ -71,4 +71,4 @@ def test_mat_union():
     np.testing.assert_allclose(value, total.item(), rtol=1e-5)
     for name, net in {"generalist": generalist, **{f"specialist_{p}": specialists[p] for p in norms}}.items():
         assert_parity(gradients[name], to_flax(net))
-        assert_same_statistics(aux.stats[name], net)
+        assert_same_statistics(aux.nets[name].stats, net)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from advjax import threat
-from advjax.methods import SGLR, TrainingAttack
+from advjax.methods import MART, PGDAT, SGLR, TRADES, TrainingAttack
 from tests.helpers import CLASSES
 from tests.methods.by_hand import loss_and_gradients, make_context
 from tests.methods.torch_net import (
@@ -26,11 +26,15 @@ KEY = jax.random.key(1)
 
 @pytest.mark.parametrize("base", ["at", "trades", "mart"])
 def test_parity(base):
-    method = SGLR(ATTACK, base=base)
+    method = {
+        "at": SGLR(PGDAT(ATTACK, clean_statistics=False)),
+        "trades": SGLR(TRADES(ATTACK, order="clean-adv"), one_more="adv"),
+        "mart": SGLR(MART(ATTACK, beta=6.0), one_more="none"),
+    }[base]
     rows = jax.nn.softmax(jax.random.normal(jax.random.key(5), (8, CLASSES)))
-    context = make_context(method, phase="refine", rows=rows)
-    crafted = method.perturb(context, KEY)
-    loss, gradients, aux = loss_and_gradients(method, context, crafted)
+    context = make_context(method, phase=(None, "refine"), rows=rows)
+    adversarial = method.perturb(context, KEY)[0]
+    loss, gradients, aux = loss_and_gradients(method, context, adversarial)
 
     net, batch = to_torch(context.nets["model"]), context.batch
     x, y = images(batch.image), tensor(batch.label).long()
@@ -71,8 +75,8 @@ def test_parity(base):
         total = boosted + 6.0 * (kl * (1.0000001 - p[range(8), y])).mean()
     total.backward()
 
-    np.testing.assert_allclose(crafted[0], x_adv.permute(0, 2, 3, 1), atol=1e-5)
+    np.testing.assert_allclose(adversarial, x_adv.permute(0, 2, 3, 1), atol=1e-5)
     np.testing.assert_allclose(loss, total.item(), rtol=1e-4)
-    np.testing.assert_allclose(aux.state.rows, memory, rtol=1e-4)
+    np.testing.assert_allclose(aux.state.per_example, memory, rtol=1e-4)
     assert_parity(gradients["model"], to_flax(net))
-    assert_same_statistics(aux.stats["model"], net)
+    assert_same_statistics(aux.nets["model"].stats, net)

@@ -10,7 +10,7 @@ import pytest
 from advjax import losses, methods, threat
 from advjax.errors import InputError
 from advjax.methods import AVG, MAX, MSD, Natural, SingleNorm, TrainingAttack
-from advjax.methods.norms import NORMS, Radius, per_norm, steepest_examples
+from advjax.methods.norms import ORDER, Radius, per_norm, steepest_examples
 from tests.helpers import Run, distance, toy_data
 from tests.methods.by_hand import make_context
 
@@ -64,12 +64,12 @@ def cross_entropy(context, x_adv):
 
 def test_max_takes_the_worst_of_the_three(context):
     method = union(MAX)
-    made, _ = method.examples(context, jax.random.key(0), NORMS)
-    x_adv, stats = method.perturb(context, jax.random.key(0))
+    made, _ = method.examples(context, jax.random.key(0), ORDER)
+    x_adv, moved = method.perturb(context, jax.random.key(0))
     values = np.stack([cross_entropy(context, each) for each in made])
     np.testing.assert_allclose(cross_entropy(context, x_adv), values.max(0), rtol=1e-5)
-    assert distance(stats, context.nets["model"].stats) == 0.0
-    for norm, each in zip(NORMS, made, strict=True):
+    assert distance(moved["model"].stats, context.nets["model"].stats) == 0.0
+    for norm, each in zip(ORDER, made, strict=True):
         radius = {"l1": 1.5, "l2": 0.4, "linf": 0.1}[norm]
         size = threat.norm(each - context.batch.image, norm)
         assert (size <= radius * (1 + 1e-5)).all()
@@ -107,14 +107,14 @@ def test_a_restart_replaces_only_what_it_fools(context):
 def test_fields():
     method = methods.create("max", attack=ATTACK, l2={"eps": "1/2", "step_size": 0.1, "steps": 7})
     attacks = per_norm(method.attack, method.l2, method.l1)
-    assert tuple(attacks) == NORMS
-    assert [attacks[norm].steps for norm in NORMS] == [50, 7, 2]
-    assert [attacks[norm].norm for norm in NORMS] == list(NORMS)
+    assert tuple(attacks) == ORDER
+    assert [attacks[norm].steps for norm in ORDER] == [50, 7, 2]
+    assert [attacks[norm].norm for norm in ORDER] == list(ORDER)
     for fields, attack, message in (
-        ({"l2": {"eps": "a", "step_size": 1}}, ATTACK, r"method\.l2\.eps must be a number"),
-        ({"l2": {"epss": 1}}, ATTACK, r"method\.l2\.epss.*did you mean method\.l2\.eps"),
-        ({"l1": {"eps": 1, "step_size": 1, "steps": -1}}, ATTACK, r"method\.l1\.steps must be at least 0"),
-        ({}, dataclasses.replace(ATTACK, norm="l2"), r"attack\.norm must be linf"),
+        ({"l2": {"eps": "a", "step_size": 1}}, ATTACK, r"^l2\.eps must be a number"),
+        ({"l2": {"epss": 1}}, ATTACK, r"^l2\.epss must be a field of a radius.*did you mean eps"),
+        ({"l1": {"eps": 1, "step_size": 1, "steps": -1}}, ATTACK, r"^l1\.steps must be at least 0"),
+        ({}, dataclasses.replace(ATTACK, norm="l2"), r"^attack must have the norm linf"),
     ):
         with pytest.raises(InputError, match=message):
             methods.create("msd", attack=attack, **fields)

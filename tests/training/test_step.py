@@ -1,4 +1,4 @@
-"""The step as a machine: rows of state, rounds, phases, averages, randomness, transfers, compilations, precision."""
+"""The step as a machine: rows of state, update_groups, phases, averages, randomness, transfers, compilations, precision."""
 
 import dataclasses
 
@@ -11,44 +11,44 @@ from advjax import losses, models, parallel
 from advjax.data import epoch_order
 from advjax.methods import Aux, Method, Natural, State
 from advjax.models.layers import TrainMode
-from advjax.training.step import Data, Order
+from advjax.training.step import Data
 from tests.helpers import CLASSES, Run, ToyNet, distance, toy_data
 
 
 @dataclasses.dataclass(frozen=True)
 class Everything(Method):
-    """Uses all that the contract carries: two networks in two rounds, an average, a frozen one, rows, shared state."""
+    """Uses all that the contract carries: two networks in two update_groups, an average, a frozen one, rows, shared state."""
 
     trained = ("first", "second")
     frozen = ("teacher",)
     averaged = {"mean": "first"}  # noqa: RUF012
-    rounds = (("first",), ("second",))
+    update_groups = (("first",), ("second",))
 
     def init_state(self, labels, num_classes):
         rows = {"seen": jnp.zeros(len(labels)), "label": jnp.asarray(labels)}
-        return State({"rounds": jnp.zeros(()), "loss": jnp.zeros(())}, rows)
+        return State({"updates": jnp.zeros(()), "loss": jnp.zeros(())}, rows)
 
     def phase(self, epoch, epochs):
         return "late" if epoch >= 1 else "early"
 
     def perturb(self, context, key):
-        return context.batch.image + (0.1 if context.phase == "late" else 0.0)
+        return context.batch.image + (0.1 if context.phase == "late" else 0.0), {}
 
-    def loss(self, context, crafted, key):
-        name = self.rounds[context.round][0]
-        logits, net = context.nets[name].train(crafted)
-        teacher = context.nets["teacher"].logits_fn(crafted)
+    def loss(self, context, adversarial, key):
+        name = self.update_groups[context.group][0]
+        logits, net = context.nets[name].train(adversarial)
+        teacher = context.nets["teacher"].logits_fn(adversarial)
         loss = context.mean(losses.cross_entropy(logits, context.batch.label) + losses.kl(teacher, logits))
         other = context.nets["first"].logits_fn(context.batch.image)  # already updated in the second round
-        rows = {"seen": context.state.rows["seen"] + 1, "label": context.state.rows["label"]}
-        shared = {"rounds": context.state.shared["rounds"] + 1, "loss": jax.lax.stop_gradient(loss)}
+        rows = {"seen": context.state.per_example["seen"] + 1, "label": context.state.per_example["label"]}
+        shared = {"updates": context.state.shared["updates"] + 1, "loss": jax.lax.stop_gradient(loss)}
         metrics = {"late": context.metric(jnp.float32(context.phase == "late")), "logit": context.metric(other[:, 0])}
-        return loss, Aux({name: net.stats}, State(shared, rows), metrics)
+        return loss, Aux({name: net}, State(shared, rows), metrics)
 
-    def settle(self, context, crafted):
+    def after_update(self, context, adversarial):
         mean, first = context.nets["mean"], context.nets["first"]
         average = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, mean.params, first.params)
-        return {"mean": dataclasses.replace(mean, params=average)}
+        return {"mean": mean.with_params(average)}
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +69,12 @@ def test_rows_are_written_for_real_examples_and_not_for_padding(runs):
         index, _ = epoch_order(0, 1, 22, 8)
         expected = np.full(22, 2.0)
         expected[index[0]] += 2.0
-        np.testing.assert_array_equal(run.state.method.rows["seen"], expected)
-        np.testing.assert_array_equal(run.state.method.rows["label"], run.data.label)
+        np.testing.assert_array_equal(run.state.method.per_example["seen"], expected)
+        np.testing.assert_array_equal(run.state.method.per_example["label"], run.data.label)
 
 
 def test_shared_state_passes_from_round_to_round(runs):
-    assert float(runs[4].state.method.shared["rounds"]) == 8
+    assert float(runs[4].state.method.shared["updates"]) == 8
 
 
 def test_phases_change_the_program(runs):
@@ -98,12 +98,12 @@ def test_networks_start_differently_and_seeds_matter():
 def test_the_step_needs_nothing_from_the_host():
     run = Run(Natural(), devices=4).step()
     frozen, data = parallel.replicate((run.frozen, run.data), run.devices)
-    order = parallel.replicate(Order(*epoch_order(0, 0, 22, 8)), run.devices)
+    order = run.order()
     step, state = run._steps[None], run._state
     with jax.transfer_guard("disallow"):
         for _ in range(3):
             state, metrics = step(state, frozen, data, order)
-    assert jax.device_get(parallel.unreplicate(metrics))["loss"][1] > 0
+    assert jax.device_get(metrics)["loss"][1] > 0
 
 
 def test_one_compilation_for_all_batches_of_a_phase():
@@ -111,9 +111,9 @@ def test_one_compilation_for_all_batches_of_a_phase():
 
     @dataclasses.dataclass(frozen=True)
     class Counted(Natural):
-        def loss(self, context, crafted, key):
+        def loss(self, context, adversarial, key):
             traces.append(context.phase)
-            return super().loss(context, crafted, key)
+            return super().loss(context, adversarial, key)
 
     Run(Counted()).step(5)  # more than an epoch, the padded batch among them
     once = len(traces)
@@ -166,6 +166,21 @@ def test_gradient_of_the_global_mean_is_that_of_one_device():
 
         return jax.lax.pmean(jax.grad(loss)(w), parallel.AXIS)
 
-    devices = jax.devices()[:4]
-    gradient = parallel.pmap(per_device, devices)(parallel.replicate(jnp.asarray(3.0), devices), x)
-    np.testing.assert_allclose(gradient, np.full(4, float(2 * 3.0 * jnp.sum(x**2) / 8)), rtol=1e-6)
+    gradient = parallel.map_step(per_device, jax.devices()[:4])(jnp.asarray(3.0), x)
+    np.testing.assert_allclose(gradient, float(2 * 3.0 * jnp.sum(x**2) / 8), rtol=1e-6)
+
+
+def test_both_mappings_make_the_same_steps(runs):
+    teacher = models.init(ToyNet(), jax.random.key(9), (4, 4, 1))
+    mapped = Run(Everything(), devices=4, frozen={"teacher": teacher}, mapping="shard_map").step(2, "early")
+    assert distance(mapped.step(2, "late").state, runs[4].state) == 0.0
+
+
+def test_the_state_is_donated_and_passed_once():
+    """Not a copy for every device in the program's signature, and none of the old state left behind."""
+    run = Run(Natural(), devices=4).step()
+    before = run._state
+    run.step()
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
+    initial, after = jax.tree.leaves(run.initial.params), jax.tree.leaves(run._state.params)
+    assert [leaf.shape for leaf in after] == [leaf.shape for leaf in initial]

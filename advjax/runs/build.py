@@ -1,0 +1,120 @@
+"""From a config to everything that a run needs. All bad input is found here, before compilation."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import optax
+from ml_collections import ConfigDict
+
+from advjax import data, models, parallel
+from advjax.attacks.inputs import check_radius
+from advjax.data import Dataset
+from advjax.errors import InputError, within
+from advjax.evaluate import protocol
+from advjax.methods import Method
+from advjax.numbers import number
+from advjax.runs import schema, teachers
+from advjax.runs.experiment import Experiment, Parts
+from advjax.runs.networks import check_fits, check_variables, create_method, create_modules
+from advjax.runs.schema import Config, DataConfig
+from advjax.runs.workdir import load_run
+from advjax.training import schedules
+
+
+def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None = None) -> Experiment:
+    """Everything that a config names.
+
+    Args:
+        config: a config, or its plain values (`advjax.runs.default`).
+        parts: the data, if it is there already (a teacher is trained on its student's).
+
+    Raises:
+        InputError: any field that is wrong; the line names it.
+    """
+    config = config if isinstance(config, Config) else schema.read(config)
+    method = create_method(config)
+    devices = parallel.local_devices(config.devices)
+    parallel.check_batch_size(config.batch_size, devices)
+    attacks = _attacks(config, method)
+    parts = parts or load_parts(config)
+    dataset = parts.dataset
+    check_radius(config.attack.norm, number(config.attack.eps), dataset.image_shape, "attack.eps")
+    found = teachers.find(config, method, parts, build)
+    modules = create_modules(config, method, dataset.num_classes)
+    modules |= {name: teacher.module for name, teacher in found.items()}
+    for name, module in modules.items():
+        check_fits(name, module, dataset.image_shape)
+    steps = -(-len(dataset.train.label) // config.batch_size)
+    optimizer, schedule = create_optimizer(config, steps, method)
+    given = _initial(config.init_from, modules, method, dataset.image_shape) if config.init_from else {}
+    return Experiment(config, parts, method, modules, optimizer, schedule, devices, given, found, attacks)
+
+
+def load_data(fields: DataConfig) -> Dataset:
+    """The data set that `config.data` names, validation part included."""
+    return data.load(
+        fields.name,
+        fields.path or None,
+        image_size=fields.image_size,
+        num_classes=fields.num_classes,
+        data_dir=fields.data_dir,
+    )
+
+
+def load_parts(config: Config) -> Parts:
+    """The data, with the validation part taken out of the training set."""
+    dataset = load_data(config.data)
+    train, validation, index = data.split_validation(dataset.train, config.data.validation, config.seed)
+    return Parts(dataset._replace(train=train), validation, index)
+
+
+def create_optimizer(
+    config: Config, steps_per_epoch: int, method: Method
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer, and its learning rate by step.
+
+    A network that is updated several times in a step has the same rate each time.
+    """
+    fields, own = dict(vars(config.schedule)), dict(vars(config.optimizer))
+    updates = sum(method.trained[0] in names for names in method.update_groups)
+    low, peak, momentum = fields.pop("low_momentum"), own.pop("learning_rate"), own.pop("momentum")
+    with within("schedule."):
+        rate = schedules.learning_rate(fields.pop("name"), peak, config.epochs, steps_per_epoch, **fields)
+        if low and config.schedule.name != "cyclic":
+            raise InputError(
+                "must be 0 unless schedule.name is cyclic: only that one cycles the momentum", "low_momentum"
+            )
+    if low:
+        course = schedules.cycle(momentum, low, config.epochs * steps_per_epoch, config.schedule.peak_at)
+        momentum = lambda count: course(count // updates)  # noqa: E731
+    own.pop("name")
+    return schedules.sgd(lambda count: rate(count // updates), momentum=momentum, **own), rate
+
+
+def _attacks(config: Config, method: Method):
+    evaluation, name = config.evaluation, config.evaluation.surrogate
+    if name and name not in method.frozen and not (pathlib.Path(name) / "config.json").is_file():
+        allowed = ", ".join(["empty", *method.frozen, "the folder of a finished run"])
+        raise InputError(f"must be one of: {allowed}; it is {name!r}", "evaluation.surrogate")
+    radii = {norm: getattr(evaluation.radii, norm) for norm in ("linf", "l2", "l1")}
+    return protocol(evaluation.protocol, config.attack.norm, config.attack.eps, radii)
+
+
+def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, image_shape) -> dict[str, Any]:
+    """Variables for every trained network, from a finished run's folder or a weights file."""
+    path = pathlib.Path(source)
+    if not path.exists():
+        raise InputError(f"must be the folder of a run or a weights file, there is nothing at {source}", "init_from")
+    given = {}
+    for name in method.trained:
+        if path.is_dir():
+            variables = load_run(path, None if len(method.trained) == 1 else name)[1]
+        else:
+            variables = models.load_torch(source, modules[name], image_shape)
+        check_variables(variables, modules[name], image_shape, f"init_from: {source}")
+        given[name] = variables
+    return given

@@ -1,0 +1,121 @@
+"""The types of a run: what a config resolves to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from advjax import models
+from advjax.data import Dataset, Split
+from advjax.evaluate import Attack
+from advjax.methods import Method
+from advjax.numbers import number
+from advjax.runs import schema
+from advjax.runs.schema import Config
+
+
+class Parts(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+        dataset: the data, `train` without the validation part.
+        validation: the validation part, possibly empty.
+        validation_index: rows of the whole training set that make it up.
+    """
+
+    dataset: Dataset
+    validation: Split
+    validation_index: np.ndarray
+
+
+class Teacher(NamedTuple):
+    """A frozen network.
+
+    Attributes:
+        role: its name in the config and in the report, `robust` for the network `robust_teacher`.
+        source: where it comes from, as the report says it.
+        module: the network.
+        variables: its variables; None until it is trained.
+        training: the `Experiment` that trains it; None for a teacher that is given.
+        checkpoint: which checkpoint of that experiment it is.
+    """
+
+    role: str
+    source: str
+    module: nn.Module
+    variables: Any
+    training: Any = None
+    checkpoint: str = "best"
+
+    @property
+    def architecture(self) -> str:
+        """Name of the network in the registry."""
+        return models.describe(self.module)[0]
+
+
+class Experiment(NamedTuple):
+    """A resolved config: everything that a run needs, nothing of it computed yet.
+
+    Attributes:
+        config: what was asked for.
+        parts: the data.
+        method: what is trained.
+        modules: name -> module, of every network of the method.
+        optimizer: applied to each trained network.
+        schedule: its learning rate by step.
+        devices: where it runs.
+        given: name -> variables to start from.
+        teachers: name of the frozen network -> teacher.
+        attacks: the protocol of the evaluation.
+    """
+
+    config: Config
+    parts: Parts
+    method: Method
+    modules: Mapping[str, nn.Module]
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    devices: Sequence[jax.Device]
+    given: Mapping[str, Any]
+    teachers: Mapping[str, Teacher]
+    attacks: Sequence[Attack]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data, `train` without the validation part."""
+        return self.parts.dataset
+
+    @property
+    def validation(self) -> Split:
+        """The validation part, possibly empty."""
+        return self.parts.validation
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """name -> variables of the teachers that are there."""
+        return {name: teacher.variables for name, teacher in self.teachers.items() if teacher.variables is not None}
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The config as JSON keeps it."""
+        return schema.plain(self.config)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch, the last one padded."""
+        return -(-len(self.dataset.train.label) // self.config.batch_size)
+
+    @property
+    def eps(self) -> float:
+        """Radius of the threat model."""
+        return number(self.config.attack.eps)
+
+    @property
+    def norm(self) -> str:
+        """Norm of the threat model."""
+        return self.config.attack.norm

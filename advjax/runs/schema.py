@@ -1,0 +1,302 @@
+"""What a config says: every field once, with its default, its type, its range and a sentence about it.
+
+    config = advjax.runs.default("trades")      # an ml_collections ConfigDict, to be changed at will
+    config.attack.eps = "8/255"
+    advjax.runs.finish(config, "runs/trades")   # checked before anything is done
+
+A config is nested plain values, so that it can be printed, hashed, saved beside the checkpoints and overridden field by
+field. `read` turns it into a typed `Config`, or says in one line what is wrong with it; `plain` is the way back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from advjax import data, fields, methods, parallel
+from advjax.errors import InputError, unknown, within
+from advjax.fields import (
+    SEED,
+    Number,
+    above,
+    above_up_to,
+    at_least,
+    at_least_below,
+    between,
+    field,
+    one_of,
+    strictly_between,
+)
+from advjax.methods import TrainingAttack
+from advjax.training.schedules import SCHEDULES
+
+# Fields that change how a run is watched, placed or scored, but not what is trained.
+NOT_TRAINING = ("evaluation", "log", "devices", "parallel", "data.path", "data.data_dir", "compilation_cache")
+# What a teacher that is trained first takes from its student's config.
+SHARED = ("devices", "parallel", "precision", "data", "evaluation", "log", "compilation_cache")
+
+NETWORK = {"name": "resnet18", "width": 0, "mean": (), "std": ()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Fields that belong together; checked when they are made."""
+
+    def __post_init__(self) -> None:
+        fields.check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Group):
+    """Where the images come from and what happens to them."""
+
+    name: str = field("cifar10", help="digits, npz, image_folder, or a tensorflow-datasets builder")
+    path: str = field("", help="npz file, folder of shards, or image folder; empty: what the name says")
+    augment: str = field("crop_flip", one_of(*data.KINDS, kind="augmentation"), "of the training images")
+    validation: int = field(
+        1000, at_least(0), "training images held out to choose the best checkpoint; 0: only the last"
+    )
+    image_size: int = field(0, at_least(0), "resize image folders to this many pixels a side; 0: as they are")
+    num_classes: int = field(0, at_least(0), "of data from a path; 0: what the name or the labels say")
+    data_dir: str = field("", help="where tensorflow-datasets keeps its data")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(Group):
+    """SGD as PyTorch runs it."""
+
+    name: str = field("sgd", one_of("sgd", kind="optimizer"), "of all trained networks")
+    learning_rate: float = field(0.1, above(0), "the largest learning rate")
+    momentum: float = field(0.9, at_least_below(0, 1), "0: none")
+    nesterov: bool = field(False, help="Nesterov's form of the momentum")
+    weight_decay: float = field(5e-4, at_least(0), "L2 coefficient")
+    decay: str = field("all", one_of("all", "kernels"), "the parameters that decay")
+    clip_norm: float = field(0.0, at_least(0), "the gradient's norm is clipped to this, per network; 0: not")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig(Group):
+    """The learning rate over the run. Times are fractions of it, so that a recipe rescales with `epochs`."""
+
+    name: str = field("piecewise", one_of(*SCHEDULES, kind="schedule"), "of the learning rate")
+    milestones: tuple[float, ...] = field((0.5, 0.75), above_up_to(0, 1), "fractions of the run at which it changes")
+    factor: float | tuple[float, ...] = field(0.1, at_least(0), "what a drop multiplies with, or the shares reached")
+    warmup: float = field(0.0, at_least_below(0, 1), "fraction of the run at its start with another rate")
+    warmup_factor: float = field(0.0, at_least(0), "that rate over the largest; 0: it rises from 0")
+    peak_at: float = field(0.5, strictly_between(0, 1), "fraction of the run at which a cyclic rate peaks")
+    first_epoch: int = field(0, between(0, 1), "number of the first epoch where a piecewise linear rate is read")
+    low_momentum: float = field(0.0, at_least_below(0, 1), "momentum where a cyclic rate peaks; 0: it does not change")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if list(self.milestones) != sorted(self.milestones):
+            raise InputError(f"must ascend, they are {self.milestones}", "milestones")
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig(Group):
+    """How a step is mapped over the devices."""
+
+    mapping: str = field("pmap", one_of(*parallel.MAPPINGS, kind="mapping"), "both make the same program")
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig(Group):
+    """What is measured during training, on held-out and on training images."""
+
+    every: int = field(1, at_least(1), "epochs between two validations")
+    steps: int = field(10, at_least(1), "of PGD with step eps/4")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig(Group):
+    """Which checkpoints stay."""
+
+    every: int = field(0, at_least(0), "keep every n-th epoch for good, beside the last and the best; 0: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig(Group):
+    """What is written during training."""
+
+    every_steps: int = field(0, at_least(0), "metrics within an epoch, too, every so many steps; 0: not")
+    tensorboard: bool = field(True, help="write TensorBoard events")
+
+
+@dataclasses.dataclass(frozen=True)
+class RadiiConfig(Group):
+    """The radii of the protocol `union`, the same for every network that is compared."""
+
+    linf: Number = field("8/255", at_least(0), "radius in l_inf")
+    l2: Number = field("0.5", at_least(0), "radius in l_2")
+    l1: Number = field("12", at_least(0), "radius in l_1")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig(Group):
+    """How the trained networks are scored."""
+
+    protocol: str = field("quick", help="a named set of attacks, see --list")
+    batch_size: int = field(0, at_least(0), "images at a time; 0: what suits the machine")
+    examples: int = field(0, at_least(0), "the first n test images; 0: all")
+    seed: int = field(0, SEED, "of the attacks")
+    surrogate: str = field("", help="network that transfer attacks are crafted on: a teacher's name or a run's folder")
+    radii: RadiiConfig = RadiiConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig(Group):
+    """A frozen network of the method: where it is, or how it is trained first."""
+
+    path: str = field("", help="folder of a finished run, or a weights file; empty: it is trained first")
+    checkpoint: str = field("best", one_of("best", "last", kind="checkpoint"), "of a run, trained first or not")
+    member: str = field("", help="of a run with several networks: which; empty: the one its report begins with")
+    network: dict = field({}, help="architecture of a weights file or of what is trained")
+    train: dict = field({}, help="the config that trains it, without what it shares with its student")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Group):
+    """A run: what is trained on which data against which threat, and how it is scored."""
+
+    seed: int = field(0, SEED, "root of all randomness of the training")
+    epochs: int = field(200, at_least(1), "length of the run; schedules and phases are fractions of it")
+    batch_size: int = field(128, at_least(1), "over all devices together")
+    devices: int = field(0, at_least(0), "how many of this host; 0: all")
+    precision: str = field("float32", one_of("float32", "bfloat16", kind="precision"), "of the activations")
+    batch_norm: str = field("global", one_of("global", "device"), "statistics over the whole batch, or per device")
+    init_from: str = field("", help="folder of a finished run, or a weights file, to start from")
+    compilation_cache: str = field("auto", help="keeps compiled programs: auto (the user's cache), a folder, or off")
+    method: dict = field({"name": "pgd_at"}, help="name of the method and its hyperparameters")
+    network: dict = field(NETWORK, help="name of the network and its options; 0, (): the network's own")
+    networks: dict = field({}, help="another network for a role of the method, e.g. networks.guide")
+    teachers: dict = field({}, help="the method's frozen networks")
+    parallel: ParallelConfig = ParallelConfig()
+    data: DataConfig = DataConfig()
+    attack: TrainingAttack = TrainingAttack()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("method", "network"):
+            if not isinstance(getattr(self, name).get("name"), str):
+                raise InputError(f"must be a name, it is {getattr(self, name).get('name')!r}", f"{name}.name")
+        teachers = {
+            role: each if isinstance(each, TeacherConfig) else _read(TeacherConfig, each, f"teachers.{role}.")
+            for role, each in self.teachers.items()
+        }
+        object.__setattr__(self, "teachers", teachers)
+
+
+def default(method: str = "pgd_at", **hyperparameters: Any) -> ConfigDict:
+    """A config of a method with all fields at their defaults: the method's as its class has them, and its attack.
+
+    Args:
+        method: name of a method, possibly with wrappers (`trades_awp`).
+        **hyperparameters: those that differ from the class's defaults.
+
+    Returns:
+        An ml_collections ConfigDict, type-safe: fields can be changed and none be added by a slip.
+    """
+    own = methods.defaults(method)
+    for name in hyperparameters:
+        if name not in own:
+            raise unknown(f"hyperparameter of method {method}", name, own, name)
+    attack = methods.default_attack(method) or TrainingAttack()
+    values = plain(Config(method={"name": method, **own, **hyperparameters}, attack=attack))
+    return ConfigDict(_with_tuples(values))
+
+
+def read(config: Mapping[str, Any] | ConfigDict) -> Config:
+    """A config as a typed value.
+
+    Args:
+        config: nested plain values; fields that are absent have their defaults.
+
+    Raises:
+        InputError: a field that does not exist, or a value that it cannot have; names it.
+    """
+    values = config.to_dict() if isinstance(config, ConfigDict) else config
+    return _read(Config, values, "")
+
+
+def _read(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise InputError(f"must be a group of fields, it is {values!r}", prefix.rstrip(".") or "config")
+    known = fields.types_of(cls)
+    for name in values:
+        if name not in known:
+            raise unknown("config field", f"{prefix}{name}", [f"{prefix}{each}" for each in known])
+    given = {
+        name: _read(known[name], value, f"{prefix}{name}.") if dataclasses.is_dataclass(known[name]) else value
+        for name, value in values.items()
+    }
+    with within(prefix):
+        return cls(**given)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The config as nested dicts of numbers, strings and lists, as JSON keeps them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _with_tuples(values: Any) -> Any:
+    # ConfigDict overrides a tuple by a tuple on the command line, a list it would append to.
+    if isinstance(values, Mapping):
+        return {name: _with_tuples(value) for name, value in values.items()}
+    return tuple(values) if isinstance(values, list) else values
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the config's canonical JSON."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def training_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Fields that change the training and differ between two configs, each as `field: old -> new`."""
+    old, new = flatten(old), flatten(new)
+
+    def matters(field: str) -> bool:
+        # Of a teacher its hash is compared, not its place.
+        if field.startswith("teachers.") and field.endswith(".path"):
+            return False
+        return not any(field == ignored or field.startswith(ignored + ".") for ignored in NOT_TRAINING)
+
+    return [
+        f"{field}: {old.get(field, 'absent')!r} -> {new.get(field, 'absent')!r}"
+        for field in sorted({*old, *new})
+        if matters(field) and old.get(field) != new.get(field)
+    ]
+
+
+def describe(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, str, str]]:
+    """(name, default, what is allowed, what it is) of every field, for `--help`."""
+    for each in dataclasses.fields(cls):
+        kind, name = fields.types_of(cls)[each.name], prefix + each.name
+        if dataclasses.is_dataclass(kind):
+            yield from describe(kind, f"{name}.")
+            continue
+        default = each.default if each.default is not dataclasses.MISSING else each.default_factory()  # type: ignore[misc]
+        yield name, default, fields.allowed(each.metadata.get("rule")), each.metadata.get("help", "")
