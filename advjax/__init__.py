@@ -4,9 +4,10 @@
 `advjax.methods` are the training methods, `advjax.models` the networks, `advjax.losses` the losses.
 """
 
-from advjax import attacks, compiling, evaluate, losses, methods, models, threat
+from advjax import attacks, compiling, evaluate, losses, methods, models, runs, threat, training
 from advjax.errors import InputError
 from advjax.models import logits_fn
+from advjax.runs import load_run
 from advjax.version import __version__
 
 __all__ = [
@@ -15,9 +16,12 @@ __all__ = [
     "attacks",
     "compiling",
     "evaluate",
+    "load_run",
     "logits_fn",
     "losses",
     "methods",
     "models",
+    "runs",
     "threat",
+    "training",
 ]

@@ -42,8 +42,9 @@ def unknown(kind: str, name: object, allowed: Iterable[str], field: str | None =
         field: the argument that held it, see `InputError`.
     """
     allowed = sorted(allowed)
+    article = "an" if kind[0] in "aeiou" else "a"
     near = difflib.get_close_matches(str(name), allowed, n=3, cutoff=0.5)
-    start = f"unknown {kind} {name!r}" if field is None else f"must be a {kind}, it is {name!r}"
+    start = f"unknown {kind} {name!r}" if field is None else f"must be {article} {kind}, it is {name!r}"
     if near and len(allowed) > 24:
         return InputError(f"{start}; did you mean {', '.join(near)}?", field)
     hint = f"did you mean {', '.join(near)}? " if near else ""

@@ -6,18 +6,20 @@ import argparse
 import ast
 import importlib
 import importlib.util
-import json
 import logging
 import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from advjax.errors import InputError, unknown
+
+if TYPE_CHECKING:  # importing it loads JAX, which a wrong flag need not wait for
+    from advjax.runs import Config
 
 FLAGS = flags.FLAGS
 CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -56,8 +58,25 @@ def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
-    """Parses the flags and returns the config as nested plain values, in the form that JSON keeps.
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether a command line asks what there is to ask for."""
+    return any(argument in ("--help", "-h", "-help", "--helpfull", "--helpshort") for argument in argv[1:])
+
+
+def print_help(documentation: str | None) -> None:
+    """Prints a command's documentation, its flags, and every field that a config has."""
+    from advjax.runs import schema
+
+    print((documentation or "").strip(), "\n\nflags")
+    for name in ("config", "workdir", "dry_run", "list"):
+        print(f"  --{name:<12} {FLAGS[name].help.splitlines()[0]}")
+    print("\nfields of a config (--config.FIELD=VALUE); a method and its attack have their own defaults")
+    for name, default, allowed, help in schema.describe():
+        print(f"  {name} = {default!r}\n      {help}{f' ({allowed})' if allowed else ''}")
+
+
+def parse(argv: Sequence[str], required: Sequence[str] = ()) -> Config | None:
+    """Parses the flags and returns the config; None where `--list` is asked for.
 
     Args:
         argv: the command line.
@@ -74,18 +93,15 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
     if "list" in FLAGS and FLAGS.list:
-        return {}
+        return None
     if FLAGS.config is None:
         raise InputError("--config is missing: --config=FILE[:variant], see --list")
     for name in required:
         if not FLAGS[name].value and not ("dry_run" in FLAGS and FLAGS.dry_run):
             raise InputError(f"--{name} is missing: --{name}=FOLDER")
-    return plain(FLAGS.config)
+    from advjax.runs import schema
 
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """A config as nested dicts of numbers, strings and lists, as it is after a round trip through JSON."""
-    return json.loads(json.dumps(config.to_dict()))
+    return schema.read(FLAGS.config)
 
 
 def assign(config: ConfigDict, field: str, value: str) -> None:

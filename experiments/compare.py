@@ -11,7 +11,6 @@ teachers take the `natural` and `trades` runs of the same seed. Interrupted, the
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,12 +20,11 @@ import numpy as np
 
 from advjax import runs
 from advjax.errors import InputError
-from advjax.evaluate import write_atomically
-from advjax.training import teachers
-from advjax.training.experiment import build
-from advjax.training.log import Display
-from advjax.training.loop import train
-from experiments import cli, compilation_cache
+from advjax.files import read_json, write_atomically, write_json
+from advjax.runs import plots
+from advjax.runs.display import Display
+from advjax.runs.workdir import is_finished
+from experiments import cli
 
 METHODS = "natural,pgd_at,trades,dynat,sglr,mtard,bmtard,mat"
 # What a teacher's role is played by, where the comparison trains such a run anyway.
@@ -50,7 +48,7 @@ def _run(argv: list[str]) -> None:
     options = parser.parse_args(argv[1:])
     display = Display()
     if options.runs:
-        reports = {name: [runs.read_json(pathlib.Path(name), "report.json")] for name in options.runs.split(",")}
+        reports = {name: [read_json(name, "report.json")] for name in options.runs.split(",")}
     else:
         reports = _finish_runs(options, display)
     content = summarise(reports)
@@ -58,9 +56,7 @@ def _run(argv: list[str]) -> None:
     root.mkdir(parents=True, exist_ok=True)
     page = markdown(content)
     write_atomically(root / "compare.md", page)
-    write_atomically(root / "compare.json", json.dumps(content, indent=2) + "\n")
-    from advjax import plots
-
+    write_json(root / "compare.json", content)
     plots.compare(content, root / "compare.png")
     print(page)
     display.line(f"table: {root / 'compare.md'}, figure: {root / 'compare.png'}")
@@ -74,22 +70,16 @@ def _finish_runs(options: Any, display: Display) -> dict[str, list[dict[str, Any
         raise InputError(f"--seeds must be whole numbers such as 0,1,2, they are {options.seeds!r}") from None
     methods, root = options.methods.split(","), pathlib.Path(options.root)
     configs = {(m, s): _config(m, s, methods, root, options) for s in seeds for m in methods}
-    compilation_cache.enable(next(iter(configs.values()))["compilation_cache"])
     reports: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for (method, seed), config in configs.items():
         workdir = root / f"{method}-{seed}"
-        if not runs.is_finished(workdir, config):
+        if not is_finished(workdir, config):
             display.line(f"{method}, seed {seed}")
-            experiment = build(config)
-            runs.prepare_workdir(workdir, experiment)
-            experiment = teachers.prepare(experiment, workdir, display)
-            train(experiment, workdir, display)
-            runs.evaluate_run(experiment, workdir, display)
-        reports[method].append(runs.read_json(workdir, "report.json"))
+        reports[method].append(runs.finish(config, workdir, display))
     return reports
 
 
-def _config(method: str, seed: int, methods: Sequence[str], root: pathlib.Path, options: Any) -> dict[str, Any]:
+def _config(method: str, seed: int, methods: Sequence[str], root: pathlib.Path, options: Any) -> runs.Config:
     config = cli.load_config(f"experiments/configs/{method}.py:{options.variant}")
     config.seed = seed
     config.evaluation.protocol = options.protocol
@@ -102,7 +92,7 @@ def _config(method: str, seed: int, methods: Sequence[str], root: pathlib.Path, 
             if methods.index(played_by) > methods.index(method):
                 raise InputError(f"--methods: {played_by} must come before {method}, which it teaches")
             config.teachers[role].path = str(root / f"{played_by}-{seed}")
-    return cli.plain(config)
+    return runs.read(config)
 
 
 def summarise(reports: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ Outcomes are written to `--out` as they are known; the same command again goes o
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -18,18 +19,19 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import advjax
 from advjax import data, evaluate, models, parallel, threat
 from advjax.attacks.inputs import check_radius
 from advjax.errors import InputError
-from advjax.evaluate.score import Subject, Surrogate, score
 from advjax.numbers import number
-from advjax.runs import read_json
-from advjax.training.experiment import create_method, load_data
-from advjax.training.log import Display
-from experiments import cli, compilation_cache
+from advjax.runs import Config, compilation_cache
+from advjax.runs.build import load_data
+from advjax.runs.display import Display
+from advjax.runs.evaluate import Subject, Surrogate, score, write_report
+from advjax.runs.networks import create_method
+from advjax.runs.workdir import read_config
+from experiments import cli
 
 
 def main(argv: list[str]) -> int:
@@ -77,14 +79,15 @@ def _run(argv: list[str]) -> None:
     if not options.out:
         raise InputError("--out is missing: --out=FOLDER")
     compilation_cache.enable(options.compilation_cache)
-    known = read_json(pathlib.Path(options.workdir), "config.json") if options.workdir else {}
-    norm = threat.canonical_norm(options.norm or known.get("attack", {}).get("norm", "linf"))
-    eps = options.eps or known.get("attack", {}).get("eps", "")
+    known = read_config(options.workdir) if options.workdir else None
+    norm = threat.canonical_norm(options.norm or (known.attack.norm if known else "linf"))
+    eps = options.eps or (known.attack.eps if known else "")
     if not eps:
         raise InputError("--eps is missing: --eps=8/255, say")
-    dataset = _load_data(options, known.get("data", {}))
+    dataset = _load_data(options, known)
     check_radius(norm, number(eps, "--eps"), dataset.image_shape, "--eps")
-    attacks = evaluate.protocol(options.protocol, norm, eps, known.get("evaluation", {}).get("radii"))
+    radii = dict(vars(known.evaluation.radii)) if known else None
+    attacks = evaluate.protocol(options.protocol, norm, eps, radii)
     subject, architecture = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:
@@ -110,33 +113,30 @@ def _run(argv: list[str]) -> None:
         surrogate=surrogate,
     )
     settings = {name: getattr(options, name) for name in ("protocol", "examples", "seed", "data", "surrogate")}
-    report = {
-        "method": known.get("method", {}).get("name", subject.name),
-        "config_hash": hashlib.sha256(json.dumps([settings, subject.sha256]).encode()).hexdigest()[:12],
-        "version": advjax.__version__,
-        "eps": number(eps),
-        "norm": norm,
-        "networks": {subject.name: {"architecture": architecture, "params_sha256": subject.sha256}},
-        "results": results,
-        "warnings": evaluate.warnings(results),
-    }
-    for warning in report["warnings"]:
-        display.line(f"warning: {warning}")
-    evaluate.write(out, report)
-    display.line(f"report: {out / 'report.md'}")
+    report = evaluate.assemble(
+        known.method["name"] if known else subject.name,
+        hashlib.sha256(json.dumps([settings, subject.sha256]).encode()).hexdigest()[:12],
+        norm,
+        number(eps),
+        {subject.name: {"architecture": architecture, "params_sha256": subject.sha256}},
+        results,
+    )
+    write_report(out, report, display)
 
 
-def _load_data(options: argparse.Namespace, known: dict[str, Any]) -> data.Dataset:
+def _load_data(options: argparse.Namespace, known: Config | None) -> data.Dataset:
     if options.data:
         return data.load(options.data, options.data_path or None)
-    if not known:
+    if known is None:
         raise InputError("--data is missing: --data=cifar10, say")
-    return load_data({**known, "path": options.data_path or known["path"]})
+    return load_data(dataclasses.replace(known.data, path=options.data_path or known.data.path))
 
 
-def _subject(options: argparse.Namespace, dataset: data.Dataset, known: dict[str, Any]) -> tuple[Subject, str]:
+def _subject(options: argparse.Namespace, dataset: data.Dataset, known: Config | None) -> tuple[Subject, str]:
     """The network to be scored, and its architecture's name."""
-    if options.workdir:
+    precision = None
+    if known is not None:
+        precision = known.precision
         module, variables = advjax.load_run(options.workdir, options.network or None, options.checkpoint)
         name, checkpoint = options.network or create_method(known).evaluated[0], options.checkpoint
     elif options.weights:
@@ -156,7 +156,7 @@ def _subject(options: argparse.Namespace, dataset: data.Dataset, known: dict[str
     sha256 = evaluate.params_sha256(variables)
     architecture, _ = models.describe(module)
     logits_fn = advjax.logits_fn(module, variables)
-    return Subject(name, checkpoint, logits_fn, sha256, known.get("precision", module.dtype)), architecture
+    return Subject(name, checkpoint, logits_fn, sha256, precision or module.dtype), architecture
 
 
 def _function(name: str) -> Callable:

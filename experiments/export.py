@@ -21,9 +21,9 @@ import jax
 
 from advjax import load_run
 from advjax.errors import InputError, unknown
-from advjax.evaluate import params_sha256, write_atomically
+from advjax.evaluate import params_sha256
+from advjax.files import read_json, write_atomically
 from advjax.models import describe, save_torch
-from advjax.runs import read_json
 from advjax.version import __version__
 from experiments import cli
 

@@ -5,12 +5,11 @@ python -m experiments.run --config=experiments/configs/pgd_at.py:digits --workdi
 
 from __future__ import annotations
 
-import pathlib
 import sys
 
 from absl import flags
 
-from experiments import cli, compilation_cache
+from experiments import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "folder of the run; created if need be")
@@ -24,38 +23,21 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> None:
+    if cli.wants_help(argv):
+        return cli.print_help(__doc__)
     config = cli.parse(argv, required=("workdir",))
-    if FLAGS.list:
+    if config is None:
         return cli.print_list()
-
     from advjax import runs
-    from advjax.training.experiment import build
-    from advjax.training.log import Display
 
-    compilation_cache.enable(config["compilation_cache"])
-    workdir = pathlib.Path(FLAGS.workdir or "")
-    if not FLAGS.dry_run and runs.is_finished(workdir, config):
-        print(f"finished already: {workdir / 'report.md'}")
+    if not FLAGS.dry_run:
+        runs.finish(config, FLAGS.workdir)
         return None
-    experiment = build(config)
-    display = Display()
-    if FLAGS.dry_run:
-        from advjax.training.estimate import describe
+    from advjax.runs import compilation_cache, estimate
+    from advjax.runs.display import Display
 
-        return describe(experiment, display)
-
-    from advjax import plots
-    from advjax.training import teachers
-    from advjax.training.log import read_metrics
-    from advjax.training.loop import train
-
-    runs.prepare_workdir(workdir, experiment)
-    experiment = teachers.prepare(experiment, workdir, display)
-    train(experiment, workdir, display)
-    plots.training(read_metrics(workdir / "metrics.jsonl"), workdir / "training.png", config["method"]["name"])
-    runs.evaluate_run(experiment, workdir, display)
-    display.line(f"report: {workdir / 'report.md'}")
-    return None
+    compilation_cache.enable(config.compilation_cache)
+    return estimate.describe(runs.build(config), Display())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from advjax.evaluate.protocols import PROTOCOLS, Attack, clean, pgd_attack, pgd_steps, protocol
 from advjax.evaluate.report import (
+    assemble,
     markdown,
     mean_over_networks,
     params_sha256,
     result_row,
     warnings,
-    write,
-    write_atomically,
 )
 from advjax.evaluate.run import Outcome, per_example, run_attack, run_protocol
 
@@ -16,6 +15,7 @@ __all__ = [
     "PROTOCOLS",
     "Attack",
     "Outcome",
+    "assemble",
     "clean",
     "markdown",
     "mean_over_networks",
@@ -28,6 +28,4 @@ __all__ = [
     "run_attack",
     "run_protocol",
     "warnings",
-    "write",
-    "write_atomically",
 ]

@@ -218,8 +218,14 @@ def curve(norm: str, eps: Number) -> tuple[Attack, ...]:
     return (clean(norm, eps), *rows)
 
 
+def clean_only(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """Clean accuracy alone, for networks that make no claim of robustness."""
+    return (clean(norm, eps),)
+
+
 PROTOCOLS: dict[str, Callable[..., tuple[Attack, ...]]] = {
     "bmtard": bmtard,
+    "clean": clean_only,
     "curve": curve,
     "dynat": dynat,
     "fast": fast,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 from advjax.evaluate.protocols import Attack
 from advjax.evaluate.run import Outcome
 from advjax.numbers import text
+from advjax.version import __version__
 
 
 def params_sha256(variables: Mapping[str, Any]) -> str:
@@ -136,20 +134,43 @@ def mean_over_networks(results: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     ]
 
 
-def write(directory: pathlib.Path, report: Mapping[str, Any]) -> None:
-    """Writes `report.json` and `report.md`, each whole or not at all; the JSON last: it marks the run as finished."""
-    write_atomically(directory / "report.md", markdown(report))
-    write_atomically(directory / "report.json", json.dumps(report, indent=2) + "\n")
+def assemble(
+    method: str,
+    config_hash: str,
+    norm: str,
+    eps: float,
+    networks: Mapping[str, Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    teachers: Mapping[str, Mapping[str, Any]] | None = None,
+    doubts: Sequence[str] = (),
+    peers: bool = False,
+) -> dict[str, Any]:
+    """A report, as `report.json` holds it.
 
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a text file under another name, then renames it, so that nobody ever sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    Args:
+        method: name of what trained the networks.
+        config_hash: names the settings.
+        norm: of the threat model.
+        eps: its radius.
+        networks: name -> architecture and `params_sha256`.
+        results: rows, see `result_row`.
+        teachers: what is known of the teachers, by role.
+        doubts: further warnings.
+        peers: whether the networks are equals, of which the mean is given, too.
+    """
+    return {
+        "method": method,
+        "config_hash": config_hash,
+        "version": __version__,
+        "eps": eps,
+        "norm": norm,
+        "networks": networks,
+        **({"teachers": teachers} if teachers else {}),
+        "results": list(results),
+        **({"mean": mean_over_networks(results)} if peers else {}),
+        "warnings": warnings(results) + list(doubts),
+    }
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -172,9 +172,9 @@ def defaults(name: str) -> dict[str, Any]:
 
 def default_attack(name: str) -> TrainingAttack | None:
     """The inner maximisation that a method has if nothing else is said; None for methods without one."""
-    cls = class_of(split_name(name)[0])
-    own = {each.name: each.default for each in dataclasses.fields(cls)}
-    return own.get("attack") or getattr(own.get("base"), "attack", None)
+    defaults = {each.name: each.default for each in dataclasses.fields(class_of(split_name(name)[0]))}
+    attack = defaults.get("attack") or getattr(defaults.get("base"), "attack", None)
+    return attack if isinstance(attack, TrainingAttack) else None
 
 
 def _plain(value: Any) -> Any:

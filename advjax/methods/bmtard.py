@@ -77,6 +77,11 @@ class BMTARD(Method):
     def frozen(self):
         return ("clean_teacher", "robust_teacher")
 
+    @property
+    def best_by(self):
+        # The method is judged by W-Robust, the mean of both.
+        return "mean"
+
     def init_state(self, labels, num_classes):
         del labels, num_classes
         return State(shared=Balance(jnp.ones(2), jnp.full(2, 0.5), jnp.zeros(2), jnp.zeros((), jnp.int32)))

@@ -1,4 +1,4 @@
-"""What a run would be, before it is: the resolved config, the networks' sizes, and how long it would take."""
+"""What a run would be, and how long it would take, without starting it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import time
 
 import jax
 
-from advjax import models, parallel
-from advjax.data import epoch_order
-from advjax.training import teachers
-from advjax.training.experiment import Experiment
-from advjax.training.log import Display, duration
-from advjax.training.loop import initial_state
-from advjax.training.step import Data, Order, make_step
+from advjax import models
+from advjax.runs.display import Display, duration
+from advjax.runs.experiment import Experiment
+from advjax.runs.train import first_state, make_trainer
+from advjax.training.step import Data
 
 
 def describe(experiment: Experiment, display: Display) -> None:
     """Prints config, data, parameter counts and a time estimate; writes nothing."""
-    config, dataset = experiment.config, experiment.dataset
-    display.line(json.dumps(config, indent=2))
+    dataset = experiment.dataset
+    display.line(json.dumps(experiment.plain, indent=2))
     display.line(
         f"data: {dataset.name}, {dataset.num_classes} classes, images {dataset.image_shape}, "
         f"{len(dataset.train.label)} to train, {len(experiment.validation.label)} to validate, "
@@ -30,18 +28,29 @@ def describe(experiment: Experiment, display: Display) -> None:
         display.line(f"network {name}: {type(module).__name__}, {count:,} parameters")
     display.line(f"devices: {len(experiment.devices)} x {experiment.devices[0].device_kind}")
     for teacher in experiment.teachers.values():
-        if teacher.training is None:
-            display.line(f"teacher {teacher.role}: {teacher.architecture}, {teacher.source}")
-        else:
-            method, epochs = teacher.training.config["method"]["name"], teacher.training.config["epochs"]
-            how = f"{teacher.architecture}, trained first with {method}, {epochs} epochs"
-            display.line(f"teacher {teacher.role}: {how}; {_time(teacher.training)}")
-    display.line(f"time: {_time(teachers.with_stand_ins(experiment))}, validation and evaluation apart")
+        how = teacher.source
+        if teacher.training is not None:
+            config = teacher.training.config
+            how = f"trained first with {config.method['name']}, {config.epochs} epochs; {_time(teacher.training)}"
+        display.line(f"teacher {teacher.role}: {teacher.architecture}, {how}")
+    display.line(f"time: {_time(with_stand_ins(experiment))}, validation and evaluation apart")
+
+
+def with_stand_ins(experiment: Experiment) -> Experiment:
+    """The experiment with fresh variables in place of teachers that have yet to be trained, to measure its speed."""
+    shape = experiment.dataset.image_shape
+    teachers = {
+        name: teacher
+        if teacher.variables is not None
+        else teacher._replace(variables=models.init(teacher.module, jax.random.key(0), shape))
+        for name, teacher in experiment.teachers.items()
+    }
+    return experiment._replace(teachers=teachers)
 
 
 def _time(experiment: Experiment) -> str:
     compiling, step = time_step(experiment)
-    steps = experiment.steps_per_epoch * experiment.config["epochs"]
+    steps = experiment.steps_per_epoch * experiment.config.epochs
     return (
         f"{compiling:.1f} s to the first step, then {step:.3f} s a step; {steps} steps take about "
         f"{duration(compiling + step * steps)}"
@@ -50,12 +59,10 @@ def _time(experiment: Experiment) -> str:
 
 def time_step(experiment: Experiment, repeats: int = 3) -> tuple[float, float]:
     """(seconds to compile and run the first step, seconds of a further one), measured on the devices at hand."""
-    devices, phase = experiment.devices, experiment.method.phase(0, experiment.config["epochs"])
-    per_device = make_step(experiment.method, experiment.modules, experiment.optimizer, experiment.step, phase)
-    step = parallel.pmap(per_device, devices, donate_argnums=0)
-    order = epoch_order(0, 0, len(experiment.dataset.train.label), experiment.config["batch_size"])
-    state = parallel.replicate(initial_state(experiment), devices)
-    rest = parallel.replicate((experiment.frozen, Data(*experiment.dataset.train), Order(*order)), devices)
+    trainer, train = make_trainer(experiment), experiment.dataset.train
+    step = trainer.program(trainer.phase(0))
+    state, frozen, data = trainer.place((first_state(trainer, experiment), experiment.frozen, Data(*train)))
+    rest = (frozen, data, trainer.order(len(train.label), experiment.config.batch_size, 0))
     started = time.perf_counter()
     state, metrics = jax.block_until_ready(step(state, *rest))
     compiling, started = time.perf_counter() - started, time.perf_counter()

@@ -9,11 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 
+from advjax import evaluate, models
 from advjax.data import Split
-from advjax.evaluate.protocols import Attack, LogitsFn
-from advjax.evaluate.report import result_row, write_atomically
-from advjax.evaluate.run import Outcome, per_example, run_protocol
-from advjax.training.log import Display
+from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
+from advjax.evaluate.protocols import LogitsFn
+from advjax.files import write_atomically, write_json
+from advjax.runs import schema, teachers
+from advjax.runs.display import Display
+from advjax.runs.experiment import Experiment
+from advjax.runs.networks import network_options
+from advjax.runs.workdir import load_run, open_checkpoints
 
 
 class Subject(NamedTuple):
@@ -107,3 +112,91 @@ def score(
     if left_out:
         display.line(f"{where}: left out for want of a surrogate network: {', '.join(left_out)}")
     return rows
+
+
+def evaluate_experiment(
+    experiment: Experiment, workdir: pathlib.Path, display: Display, known: dict[str, Any]
+) -> dict[str, Any]:
+    """Evaluates a trained run as its config says.
+
+    Every network that the method evaluates, at its last checkpoint and, where there is a validation split, at its best;
+    where the two are one, it is run once.
+
+    Args:
+        experiment: what was trained.
+        workdir: where its checkpoints are; records and examples go to `evaluation/`.
+        display: the terminal.
+        known: what is known of the teachers, by role, for the report.
+
+    Returns:
+        The report.
+    """
+    config, evaluation = experiment.config, experiment.config.evaluation
+    examples = evaluation.examples or len(experiment.dataset.test.label)
+    test = Split(*(array[:examples] for array in experiment.dataset.test))
+    surrogate = _surrogate(experiment)
+    networks, results = {}, []
+    for network in experiment.method.evaluated:
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for checkpoint, epoch in chosen_epochs(experiment, workdir).items():
+            if epoch not in rows:
+                module, variables = load_run(workdir, network, checkpoint)
+                sha256 = params_sha256(variables)
+                rows[epoch] = score(
+                    Subject(network, checkpoint, models.logits_fn(module, variables), sha256, config.precision),
+                    experiment.attacks,
+                    test,
+                    protocol=evaluation.protocol,
+                    directory=workdir / "evaluation" / f"{network}-{checkpoint}",
+                    display=display,
+                    seed=evaluation.seed,
+                    batch_size=evaluation.batch_size,
+                    devices=experiment.devices,
+                    surrogate=surrogate,
+                )
+            if checkpoint == "last":
+                architecture = network_options(config, experiment.method.averaged.get(network, network))[1]["name"]
+                networks[network] = {"architecture": architecture, "params_sha256": sha256}
+            results += [{**row, "checkpoint": checkpoint} for row in rows[epoch]]
+    return evaluate.assemble(
+        config.method["name"],
+        schema.config_hash(experiment.plain),
+        experiment.norm,
+        experiment.eps,
+        networks,
+        results,
+        teachers=known,
+        doubts=teachers.doubts(known, experiment.dataset.num_classes),
+        peers=experiment.method.interchangeable,
+    )
+
+
+def chosen_epochs(experiment: Experiment, workdir: pathlib.Path) -> dict[str, int]:
+    """Name of the checkpoint (`best` where there is a validation split, `last`) -> its epoch."""
+    checkpoints = open_checkpoints(workdir)
+    try:
+        last = checkpoints.last
+        assert last is not None
+        best = {"best": checkpoints.best or last} if len(experiment.validation.label) else {}
+        return {**best, "last": last}
+    finally:
+        checkpoints.close()
+
+
+def _surrogate(experiment: Experiment) -> Surrogate | None:
+    """The network that transfer attacks are crafted on: a teacher by its name, or a finished run by its folder."""
+    name = experiment.config.evaluation.surrogate
+    if not name:
+        return None
+    if name in experiment.frozen:
+        return Surrogate(name, models.logits_fn(experiment.modules[name], experiment.frozen[name]))
+    return Surrogate(name, models.logits_fn(*load_run(name)))
+
+
+def write_report(folder: pathlib.Path, report: dict[str, Any], display: Display) -> None:
+    """Writes `report.md` and `report.json`, each whole or not at all; the JSON last: it marks the run as finished."""
+    for warning in report["warnings"]:
+        display.line(f"warning: {warning}")
+    write_atomically(folder / "report.md", evaluate.markdown(report))
+    write_json(folder / "report.json", report)
+    display.line(f"report: {folder / 'report.md'}")

@@ -298,5 +298,4 @@ def describe(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, s
         if dataclasses.is_dataclass(kind):
             yield from describe(kind, f"{name}.")
             continue
-        default = each.default if each.default is not dataclasses.MISSING else each.default_factory()  # type: ignore[misc]
-        yield name, default, fields.allowed(each.metadata.get("rule")), each.metadata.get("help", "")
+        yield name, getattr(cls(), each.name), fields.allowed(each.metadata.get("rule")), each.metadata.get("help", "")

@@ -1,4 +1,4 @@
-"""Finished runs: what lies in a workdir, and how to get a network out of it."""
+"""What lies in a run's folder, and how to get a network out of it."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from typing import Any
 
 import flax.linen as nn
 
-from advjax.data import Split
 from advjax.errors import InputError, unknown
-from advjax.evaluate import mean_over_networks, params_sha256, warnings, write, write_atomically
-from advjax.evaluate.score import Subject, Surrogate, score
-from advjax.models import logits_fn
+from advjax.files import read_json, write_atomically, write_json
+from advjax.methods import Method
+from advjax.runs import schema
+from advjax.runs.experiment import Experiment
+from advjax.runs.networks import check_variables, create_method, create_modules
+from advjax.runs.schema import Config
 from advjax.training.checkpoints import Checkpoints
-from advjax.training.experiment import (
-    Experiment,
-    check_variables,
-    config_hash,
-    create_method,
-    create_modules,
-    network_options,
-    training_differences,
-)
-from advjax.training.log import Display
-from advjax.version import __version__
 
 CHECKPOINTS = ("best", "last")
 
 
-def read_json(workdir: pathlib.Path, name: str) -> dict[str, Any]:
-    """The JSON file `name` of a workdir.
+def read_config(workdir: str | os.PathLike[str]) -> Config:
+    """The config of a run.
 
     Raises:
-        InputError: there is none, or it is not JSON.
+        InputError: the folder holds no run, or its config is wrong.
     """
-    path = workdir / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{workdir} is not the folder of a run: it has no {name}") from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+        return schema.read(read_json(workdir, "config.json"))
+    except InputError as error:
+        if str(error).startswith(str(workdir)):
+            raise
+        raise InputError(f"{pathlib.Path(workdir) / 'config.json'}: {error}") from None
+
+
+def open_checkpoints(workdir: str | os.PathLike[str]) -> Checkpoints:
+    """The checkpoints of a run, to be closed.
+
+    Raises:
+        InputError: it has none yet.
+    """
+    folder = pathlib.Path(workdir) / "checkpoints"
+    if not folder.is_dir():
+        raise InputError(f"the run in {workdir} has no checkpoint yet")
+    return Checkpoints(folder)
 
 
 def load_run(
@@ -53,7 +55,7 @@ def load_run(
     Args:
         workdir: the run's folder.
         network: the network's name in its method; the first that the method evaluates if absent.
-        checkpoint: `"best"` (robust accuracy on the validation split; the last where there was none) or `"last"`.
+        checkpoint: `"best"` (by accuracy on the validation split; the last where there was none) or `"last"`.
 
     Returns:
         The linen module and its variables, `{"params": ..., "batch_stats": ...}`. `advjax.logits_fn(module, variables)`
@@ -62,32 +64,38 @@ def load_run(
     Raises:
         InputError: no run, no checkpoint or no network of that name.
     """
-    workdir = pathlib.Path(workdir)
-    config, data = read_json(workdir, "config.json"), read_json(workdir, "data.json")
+    config, described = read_config(workdir), read_json(workdir, "data.json")
     if checkpoint not in CHECKPOINTS:
-        raise unknown("checkpoint", checkpoint, CHECKPOINTS)
+        raise unknown("checkpoint", checkpoint, CHECKPOINTS, "checkpoint")
     method = create_method(config)
-    names = (*method.trained, *method.averaged)
-    network = network or method.evaluated[0]
-    if network not in names:
-        raise unknown(f"network of the run in {workdir}", network, names)
-    if not (workdir / "checkpoints").is_dir():
-        raise InputError(f"the run in {workdir} has no checkpoint yet")
-    module = create_modules(config, method, data["num_classes"])[network]
-    checkpoints = Checkpoints(workdir / "checkpoints", config["checkpoint"]["every"])
+    network = choose(method, network, workdir)
     try:
-        epoch = (checkpoints.best if checkpoint == "best" else None) or checkpoints.last
-        if epoch is None:
+        classes, image_shape = int(described["num_classes"]), tuple(map(int, described["image_shape"]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{pathlib.Path(workdir) / 'data.json'} does not say num_classes and image_shape") from None
+    module = create_modules(config, method, classes)[network]
+    checkpoints = open_checkpoints(workdir)
+    try:
+        number = (checkpoints.best if checkpoint == "best" else None) or checkpoints.last
+        if number is None:
             raise InputError(f"the run in {workdir} has no checkpoint yet")
-        saved = checkpoints.restore_networks(epoch)
+        saved = checkpoints.restore_networks(number)
     finally:
         checkpoints.close()
     variables = {"params": saved["params"][network], "batch_stats": saved["stats"].get(network) or {}}
-    check_variables(variables, module, tuple(data["image_shape"]), f"checkpoint in {workdir}")
+    check_variables(variables, module, image_shape, f"checkpoint in {workdir}")
     return module, variables
 
 
-def prepare_workdir(workdir: pathlib.Path, experiment: Experiment) -> None:
+def choose(method: Method, network: str | None, workdir: str | os.PathLike[str]) -> str:
+    """`network`, if the method has it; the first that it evaluates if absent."""
+    names = (*method.trained, *method.averaged)
+    if network and network not in names:
+        raise unknown(f"network of the run in {workdir}", network, names, "network")
+    return network or method.evaluated[0]
+
+
+def prepare(workdir: pathlib.Path, experiment: Experiment) -> None:
     """Creates the folder of a run with `config.json` and `data.json`, or checks that it is this run's.
 
     Raises:
@@ -96,14 +104,14 @@ def prepare_workdir(workdir: pathlib.Path, experiment: Experiment) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if (workdir / "config.json").exists():
-            old = read_json(workdir, "config.json")
-            if differences := training_differences(old, experiment.config):
+            old = schema.plain(read_config(workdir))
+            if differences := schema.training_differences(old, experiment.plain):
                 raise InputError(
                     f"workdir {workdir} holds a run with another config ({'; '.join(differences)}): "
                     "choose another --workdir, or the same fields"
                 )
         write_atomically(workdir / "data.json", json.dumps(_describe_data(experiment)) + "\n")
-        write_atomically(workdir / "config.json", json.dumps(experiment.config, indent=2) + "\n")
+        write_json(workdir / "config.json", experiment.plain)
     except OSError as error:
         raise InputError(
             f"workdir must be a folder that can be written to, {workdir} cannot: {error.strerror}"
@@ -119,76 +127,12 @@ def _describe_data(experiment: Experiment) -> dict[str, Any]:
         "train": len(dataset.train.label),
         "validation": len(experiment.validation.label),
         "test": len(dataset.test.label),
-        "validation_index": experiment.validation_index.tolist(),
+        "validation_index": experiment.parts.validation_index.tolist(),
     }
 
 
-def is_finished(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
+def is_finished(workdir: pathlib.Path, config: Config) -> bool:
     """Whether the folder holds the report of exactly this config."""
-    return (workdir / "report.json").exists() and read_json(workdir, "report.json").get("config_hash") == config_hash(
-        config
-    )
-
-
-def _surrogate(experiment: Experiment) -> Surrogate | None:
-    """The network that transfer attacks are crafted on: a teacher by its name, or a finished run by its folder."""
-    name = experiment.config["evaluation"]["surrogate"]
-    if not name:
-        return None
-    if name in experiment.frozen:
-        return Surrogate(name, logits_fn(experiment.modules[name], experiment.frozen[name]))
-    return Surrogate(name, logits_fn(*load_run(name)))
-
-
-def evaluate_run(experiment: Experiment, workdir: pathlib.Path, display: Display) -> dict[str, Any]:
-    """Evaluates a trained run as its config says and writes `report.json` and `report.md`.
-
-    Every network that the method evaluates, at its last checkpoint and, where there is a validation split, at its best.
-
-    Returns:
-        The report.
-    """
-    from advjax.training import teachers
-
-    config, evaluation = experiment.config, experiment.config["evaluation"]
-    attacks = experiment.attacks
-    examples = evaluation["examples"] or len(experiment.dataset.test.label)
-    test = Split(*(array[:examples] for array in experiment.dataset.test))
-    surrogate = _surrogate(experiment)
-    checkpoints = ("best", "last") if len(experiment.validation.label) else ("last",)
-    networks, results = {}, []
-    for network in experiment.method.evaluated:
-        for checkpoint in checkpoints:
-            module, variables = load_run(workdir, network, checkpoint)
-            sha256 = params_sha256(variables)
-            if checkpoint == "last":
-                networks[network] = {"architecture": network_options(config, network)["name"], "params_sha256": sha256}
-            results += score(
-                Subject(network, checkpoint, logits_fn(module, variables), sha256, config["precision"]),
-                attacks,
-                test,
-                protocol=evaluation["protocol"],
-                directory=workdir / "evaluation" / f"{network}-{checkpoint}",
-                display=display,
-                seed=evaluation["seed"],
-                batch_size=evaluation["batch_size"],
-                devices=experiment.devices,
-                surrogate=surrogate,
-            )
-    known = read_json(workdir, teachers.FILE) if experiment.teachers else {}
-    report = {
-        "method": config["method"]["name"],
-        "config_hash": config_hash(config),
-        "version": __version__,
-        "eps": experiment.eps,
-        "norm": experiment.norm,
-        "networks": networks,
-        **({"teachers": known} if known else {}),
-        "results": results,
-        **({"mean": mean_over_networks(results)} if experiment.method.interchangeable else {}),
-        "warnings": warnings(results) + teachers.doubts(known, experiment.dataset.num_classes),
-    }
-    for warning in report["warnings"]:
-        display.line(f"warning: {warning}")
-    write(workdir, report)
-    return report
+    if not (workdir / "report.json").exists():
+        return False
+    return read_json(workdir, "report.json").get("config_hash") == schema.config_hash(schema.plain(config))

@@ -1,180 +1,209 @@
-"""The training loop: epochs, phases, validation, checkpoints. It knows no method by name."""
+"""From a method to training: compiled steps on devices, one by one in a loop of one's own or over whole epochs.
+
+    trainer = Trainer(TRADES(), {"model": module}, optax.sgd(0.1, 0.9), StepConfig(num_classes=10))
+    state = trainer.init((32, 32, 3))
+    for images, labels in batches:
+        state, metrics = trainer.step(state, images, labels)
+
+It knows no method by name, no config and no files.
+"""
 
 from __future__ import annotations
 
-import collections
-import math
-import pathlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from advjax import models, parallel
-from advjax.data import Split, epoch_order
-from advjax.evaluate import clean, pgd_attack, run_attack
-from advjax.training.checkpoints import Checkpoints
-from advjax.training.experiment import Experiment
-from advjax.training.log import Display, MetricsLog, summary
+from advjax import parallel
+from advjax.data import Split, epoch_order, to_float
+from advjax.errors import InputError
+from advjax.methods.base import Batch, Method
 from advjax.training.state import TrainState, create_state
-from advjax.training.step import Data, Order, make_step
+from advjax.training.step import Data, Metrics, Order, StepConfig, make_indexed_step, make_step
 
 
-def initial_state(experiment: Experiment) -> TrainState:
-    """The state before the first step."""
-    return create_state(
-        experiment.method,
-        experiment.modules,
-        experiment.optimizer,
-        experiment.config["seed"],
-        experiment.dataset.train.label,
-        experiment.dataset.num_classes,
-        experiment.dataset.image_shape,
-        experiment.given,
-    )
+class Trainer:
+    """A method, its networks and an optimizer as compiled training steps; one per phase of the method and batch shape."""
+
+    def __init__(
+        self,
+        method: Method,
+        modules: Mapping[str, nn.Module],
+        optimizer: optax.GradientTransformation,
+        config: StepConfig = StepConfig(),
+        devices: Sequence[jax.Device] | None = None,
+        mapping: str = "pmap",
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            method: what is trained.
+            modules: name -> module of every network of the method.
+            optimizer: applied to each trained network on its own.
+            config: classes, epochs, seed, augmentation.
+            devices: where; all of this host if absent.
+            mapping: `"pmap"` or `"shard_map"`.
+
+        Raises:
+            InputError: a network of the method is missing.
+        """
+        for name in (*method.trained, *method.frozen, *method.averaged):
+            if name not in modules:
+                raise InputError(f"must have the method's network {name!r}, they are {sorted(modules)}", "modules")
+        self.method, self.modules, self.optimizer, self.config = method, modules, optimizer, config
+        self.devices = list(devices) if devices is not None else parallel.local_devices()
+        self.mapping = mapping
+        self._programs: dict[Any, Callable[..., Any]] = {}
+
+    def init(
+        self,
+        image_shape: tuple[int, int, int],
+        labels: np.ndarray | Sequence[int] = (),
+        given: Mapping[str, Any] | None = None,
+    ) -> TrainState:
+        """The state before the first step, on all devices.
+
+        Args:
+            image_shape: (H, W, C).
+            labels: of the training examples [N], in the order of their ids, for methods with a state per example.
+            given: name -> variables to start from instead of fresh ones.
+        """
+        return self.place(self.create(image_shape, labels, given))
+
+    def create(self, image_shape: tuple[int, int, int], labels: Any = (), given: Any = None) -> TrainState:
+        """`init`, not placed yet; may be looked at by `jax.eval_shape`."""
+        labels = np.asarray(labels, np.int32)
+        classes, seed = self.config.num_classes, self.config.seed
+        return create_state(self.method, self.modules, self.optimizer, seed, labels, classes, image_shape, given)
+
+    def place(self, tree: Any) -> Any:
+        """A state, or variables of frozen networks, on all devices."""
+        return parallel.replicate(tree, self.devices)
+
+    def phase(self, epoch: int) -> Hashable:
+        """The method's phase in an epoch, from 0."""
+        return self.method.phase(epoch, self.config.epochs)
+
+    def step(
+        self,
+        state: TrainState,
+        images: jax.typing.ArrayLike,
+        labels: jax.typing.ArrayLike,
+        *,
+        ids: jax.typing.ArrayLike | None = None,
+        weight: jax.typing.ArrayLike | None = None,
+        frozen: Mapping[str, Any] | None = None,
+        epoch: int = 0,
+    ) -> tuple[TrainState, Metrics]:
+        """One step on a batch of one's own. The old state is donated: use the new one.
+
+        Args:
+            state: from `init` or the step before.
+            images: [B, H, W, C], float in [0, 1] or uint8, B a multiple of the devices.
+            labels: [B] integers.
+            ids: [B] int32, rows of the training set, which key the noise and address a state per example; 0..B-1 if
+                absent.
+            weight: [B] 0 for padding; 1 if absent.
+            frozen: name -> variables of the teachers, on all devices (`place`).
+            epoch: from 0; it chooses the phase.
+
+        Returns:
+            The new state, and name -> [sum, count] of the metrics over the whole batch, on the device.
+
+        Raises:
+            InputError: a batch that cannot be cut evenly over the devices.
+        """
+        count = len(labels)  # type: ignore[arg-type]
+        parallel.check_batch_size(count, self.devices)
+        images = np.asarray(images)
+        batch = Batch(
+            np.asarray(to_float(images), np.float32) if images.dtype == np.uint8 else images.astype(np.float32),
+            np.asarray(labels, np.int32),
+            np.arange(count, dtype=np.int32) if ids is None else np.asarray(ids, np.int32),
+            np.ones(count, np.float32) if weight is None else np.asarray(weight, np.float32),
+        )
+        shares = parallel.split(parallel.shares(batch, self.devices), self.devices)
+        program = self._program(self.phase(epoch), images.shape, indexed=False)
+        number = self.place(jnp.asarray(epoch, jnp.int32))
+
+        return program(state, frozen or {}, number, shares)
+
+    def steps(
+        self,
+        state: TrainState,
+        train: Split,
+        batch_size: int,
+        *,
+        first: int = 0,
+        frozen: Mapping[str, Any] | None = None,
+    ) -> Iterator[tuple[int, TrainState, Metrics]]:
+        """Trains on a set in memory, to the last epoch, and yields (steps done, state, metrics) after every step.
+
+        The order of the examples is a function of the seed and the epoch, so training may stop anywhere and go on from
+        the state. A state is donated to the step after it.
+
+        Args:
+            state: on all devices (`init`, `place`), after `first` steps.
+            train: uint8 images and labels; the last batch of an epoch is padded.
+            batch_size: over all devices together.
+            first: steps that are done.
+            frozen: name -> variables of the teachers, on all devices (`place`).
+        """
+        per_epoch = -(-len(train.label) // batch_size)
+        data = self.place(Data(*train))
+        for epoch in range(first // per_epoch, self.config.epochs):
+            order = self.order(len(train.label), batch_size, epoch)
+            program = self._program(self.phase(epoch), (batch_size, *train.image.shape[1:]), indexed=True)
+            for index in range(first % per_epoch if epoch == first // per_epoch else 0, per_epoch):
+                state, metrics = program(state, frozen or {}, data, order)
+                yield epoch * per_epoch + index + 1, state, metrics
+
+    def order(self, count: int, batch_size: int, epoch: int) -> Order:
+        """The batches of an epoch, cut over the devices."""
+        order = Order(*epoch_order(self.config.seed, epoch, count, batch_size))
+        return parallel.split(parallel.shares(order, self.devices, axis=1), self.devices)
+
+    def program(self, phase: Hashable, *, indexed: bool = True) -> Any:
+        """The mapped step of a phase, not compiled yet: `(state, frozen, data, order)`, or with `indexed=False`
+        `(state, frozen, epoch, batch)`; see `advjax.training.step`."""
+        step = make_step(self.method, self.modules, self.optimizer, self.config, phase)
+        if indexed:
+            return parallel.map_step(make_indexed_step(step, self.config), self.devices, self.mapping)
+
+        def on_batch(state, frozen, epoch, batch):
+            return step(state, frozen, batch, epoch)
+
+        return parallel.map_step(on_batch, self.devices, self.mapping)
+
+    def _program(self, phase: Hashable, shape: tuple[int, ...], *, indexed: bool) -> Any:
+        key = (phase, shape, indexed)
+        if key not in self._programs:
+            self._programs[key] = self.program(phase, indexed=indexed)
+        return self._programs[key]
 
 
-def train(experiment: Experiment, workdir: pathlib.Path, display: Display) -> None:
-    """Trains to the last epoch, from the last checkpoint in `workdir` if there is one.
+class Meter:
+    """Adds up the metrics of steps on the device, without waiting for it."""
 
-    Writes `checkpoints/`, `metrics.jsonl` and `tensorboard/`. Killed at any time and called again on the same devices,
-    it ends in the same parameters.
-
-    Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint is from before.
-    """
-    config, epochs, per_epoch = experiment.config, experiment.config["epochs"], experiment.steps_per_epoch
-    checkpoints = Checkpoints(workdir / "checkpoints", config["checkpoint"]["every"])
-    first = checkpoints.last or 0
-    if first >= epochs:
-        checkpoints.close()
-        return
-    shapes = jax.eval_shape(lambda: initial_state(experiment))
-    state = checkpoints.restore(first, shapes) if first else initial_state(experiment)
-    devices = experiment.devices
-    state = parallel.replicate(state, devices)
-    frozen = parallel.replicate(experiment.frozen, devices)
-    train_data = parallel.replicate(Data(*experiment.dataset.train), devices)
-    log = MetricsLog(workdir, first * per_epoch, config["log"]["tensorboard"])
-    started = time.perf_counter() - log.seconds
-    steps: dict[Any, Callable] = {}
-    if first:
-        display.line(f"resuming after epoch {first} of {epochs}")
-    display.start("training", epochs * per_epoch, first * per_epoch)
-    try:
-        for epoch in range(first, epochs):
-            phase = experiment.method.phase(epoch, epochs)
-            if phase not in steps:
-                per_device = make_step(
-                    experiment.method, experiment.modules, experiment.optimizer, experiment.step, phase
-                )
-                steps[phase] = parallel.pmap(per_device, devices, donate_argnums=0)
-            order = epoch_order(config["seed"], epoch, len(experiment.dataset.train.label), config["batch_size"])
-            order = parallel.replicate(Order(*order), devices)
-            epoch_started = time.perf_counter()
-            meter = _Meter(display, epoch, epochs, per_epoch)
-            for index in range(per_epoch):
-                state, metrics = steps[phase](state, frozen, train_data, order)
-                meter.add(metrics)
-                done = epoch * per_epoch + index + 1
-                every = config["log"]["every_steps"]
-                if every and done % every == 0 and index + 1 < per_epoch:
-                    log.write(_record(experiment, done, epoch, started, epoch_started, index + 1, meter.take()))
-            record = _record(
-                experiment, (epoch + 1) * per_epoch, epoch, started, epoch_started, per_epoch, meter.take()
-            )
-            if not math.isfinite(record["loss"]):
-                raise FloatingPointError(f"training diverged: the loss in epoch {epoch + 1} is {record['loss']}")
-            last = epoch + 1 == epochs
-            if last or (epoch + 1) % config["validation"]["every"] == 0:
-                record.update(validate(experiment, parallel.unreplicate((state.params, state.stats))))
-            record["seconds"] = round(time.perf_counter() - started, 3)
-            # The record before the checkpoint: a crash between the two leaves a line too many, which resuming cuts.
-            log.write(record)
-            score = record.get(f"validation_{experiment.method.best_by}_accuracy")
-            checkpoints.save(epoch + 1, parallel.unreplicate(state), score)
-            display.line(f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  {summary(record)}")
-    finally:
-        display.stop()
-        log.close()
-        checkpoints.close()
-
-
-def _record(experiment, step, epoch, started, epoch_started, steps_in_epoch, metrics) -> dict[str, Any]:
-    now = time.perf_counter()
-    examples = min(steps_in_epoch * experiment.config["batch_size"], len(experiment.dataset.train.label))
-    return {
-        "step": step,
-        "epoch": epoch + 1,
-        "seconds": round(now - started, 3),
-        **metrics,
-        "learning_rate": float(experiment.schedule(step - 1)),
-        "images_per_second": round(examples / (now - epoch_started), 2),
-    }
-
-
-class _Meter:
-    """Adds up metrics on the device; looks at them two steps later, so that the device never waits for the host."""
-
-    def __init__(self, display: Display, epoch: int, epochs: int, per_epoch: int) -> None:
-        self._display, self._label = display, f"epoch {epoch + 1}/{epochs}"
-        self._done = epoch * per_epoch
+    def __init__(self) -> None:
         self._total: Any = None
-        self._pending: collections.deque = collections.deque()
 
-    def add(self, metrics: Any) -> None:
+    def add(self, metrics: Metrics) -> None:
         """Takes the metrics of one step."""
-        self._pending.append(metrics)
         self._total = metrics if self._total is None else parallel.add(self._total, metrics)
-        if len(self._pending) > 2:
-            self._done += 1
-            self._display.update(self._done, note=f"{self._label}  {_note(_averages(self._pending.popleft()))}")
 
     def take(self) -> dict[str, float]:
-        """The averages since the last call."""
-        averages, self._total = _averages(self._total), None
+        """Name -> average since the last call; waits for the device."""
+        averages, self._total = average(self._total), None
         return averages
 
 
-def _averages(metrics: Any) -> dict[str, float]:
-    host = jax.device_get(parallel.unreplicate(metrics))
+def average(metrics: Metrics) -> dict[str, float]:
+    """Name -> sum/count of metrics, on the host."""
+    host = jax.device_get(metrics)
     return {name: float(total / count) if count else float("nan") for name, (total, count) in host.items()}
-
-
-def _note(averages: dict[str, float]) -> str:
-    shown = {"loss": "loss {:.3f}", "clean_accuracy": "clean {:.1%}", "robust_accuracy": "robust {:.1%}"}
-    return "  ".join(text.format(averages[name]) for name, text in shown.items() if name in averages)
-
-
-def validate(experiment: Experiment, networks: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, float]:
-    """Clean and robust accuracy on the validation split and on as many training images, both unaugmented.
-
-    Of the first network that the method evaluates; of further ones under `NAME.`. The attack is PGD with
-    `validation.steps` steps of eps/4 from a uniform start.
-    """
-    params, stats = networks
-    config, norm, eps = experiment.config, experiment.norm, experiment.eps
-    attack = pgd_attack("validation", norm=norm, eps=eps, steps=config["validation"]["steps"], step_size=eps / 4)
-    size = len(experiment.validation.label) or min(1000, len(experiment.dataset.train.label))
-    splits = {"train": Split(*(array[:size] for array in experiment.dataset.train))}
-    if len(experiment.validation.label):
-        splits["validation"] = experiment.validation
-    record = {}
-    for number, network in enumerate(experiment.method.evaluated):
-        variables = {"params": params[network], "batch_stats": stats[network]}
-        logits_fn = models.logits_fn(experiment.modules[network], variables)
-        prefix = f"{network}." if number else ""
-        for part, split in splits.items():
-            for kind, run in (("clean", clean()), ("robust", attack)):
-                outcome = run_attack(
-                    logits_fn,
-                    run,
-                    split,
-                    seed=config["seed"],
-                    batch_size=config["evaluation"]["batch_size"],
-                    devices=experiment.devices,
-                )
-                record[f"{prefix}{part}_{kind}_accuracy"] = float(np.float64(outcome.accuracy))
-    return record

@@ -82,7 +82,8 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         context = _context(modules, config, phase, state, frozen, batch, epoch, key)
         attack_key, loss_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
-        opt_state, metrics, adversarial = dict(state.opt_state), {}, None
+        opt_state, adversarial = dict(state.opt_state), None
+        metrics: dict[str, Any] = {}
         for index, names in enumerate(method.update_groups):
             context = dataclasses.replace(context, group=index)
             if index == 0 or method.perturb_each_group:

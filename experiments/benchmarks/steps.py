@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from advjax import compiling, parallel
-from advjax.data import Dataset, Split, epoch_order
+from advjax import compiling, runs
+from advjax.data import Dataset, Split
 from advjax.errors import InputError
-from advjax.training import experiment as experiments
-from advjax.training import teachers
-from advjax.training.loop import initial_state
-from advjax.training.step import Data, Order, make_step
-from experiments.cli import plain
+from advjax.runs import schema
+from advjax.runs.estimate import with_stand_ins
+from advjax.runs.experiment import Experiment, Parts
+from advjax.runs.train import first_state, make_trainer
+from advjax.training.step import Data
 
 
-def made_up(count: int, classes: int, size: int) -> experiments.Parts:
+def made_up(count: int, classes: int, size: int) -> Parts:
     """Random images [count, size, size, 3] with random labels, none held out."""
     rng = np.random.default_rng(0)
     shape = (count, size, size, 3)
     split = Split(rng.integers(0, 256, shape, np.uint8), rng.integers(0, classes, count).astype(np.int32))
     empty = Split(split.image[:0], split.label[:0])
-    return experiments.Parts(Dataset("made_up", split, empty, classes), empty, np.zeros(0, np.int64))
+    return Parts(Dataset("made_up", split, empty, classes), empty, np.zeros(0, np.int64))
 
 
 def experiment(
@@ -41,7 +41,7 @@ def experiment(
     statistics: str = "running",
     forward_mode: bool = False,
     **fields: Any,
-) -> experiments.Experiment:
+) -> Experiment:
     """A method of `experiments/configs` with one network in all roles.
 
     Args:
@@ -60,7 +60,7 @@ def experiment(
     """
     file, _, variant = name.partition(":")
     module = importlib.import_module(f"experiments.configs.{file}")
-    config = plain(module.get_config(variant or "cifar10"))
+    config = schema.plain(schema.read(module.get_config(variant or "cifar10")))
     chosen = {"name": network, "width": width, "mean": (), "std": (), "forward_mode": forward_mode}
     config |= {"batch_size": batch, "precision": precision, "devices": devices, "network": chosen, "networks": {}}
     config["attack"] |= {"steps": steps, "statistics": statistics}
@@ -70,7 +70,7 @@ def experiment(
     config["method"] |= fields
     for teacher in config["teachers"].values():
         teacher["network"] = chosen
-    return teachers.with_stand_ins(experiments.build(config, made_up(4 * batch, classes, size)))
+    return with_stand_ins(runs.build(config, made_up(4 * batch, classes, size)))
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def parse(text: str) -> dict[str, Any]:
         raise InputError(f"--networks must be NAME:width:batch, it is {text!r}") from None
 
 
-def pgd_at(attack_steps: int, **options: Any) -> experiments.Experiment:
+def pgd_at(attack_steps: int, **options: Any) -> Experiment:
     """PGD adversarial training as its users write it, without the clean forward after the step.
 
     Args:
@@ -103,15 +103,12 @@ class Step:
         run: what is trained.
     """
 
-    def __init__(self, run: experiments.Experiment) -> None:
-        epochs = run.config["epochs"]
-        phase = run.method.phase(epochs - 1, epochs)
-        per_device = make_step(run.method, run.modules, run.optimizer, run.step, phase)
-        self.mapped: Any = parallel.pmap(per_device, run.devices, donate_argnums=0)
-        train = run.dataset.train
-        order = epoch_order(0, 0, len(train.label), run.config["batch_size"])
-        self.state = parallel.replicate(initial_state(run), run.devices)
-        self.rest = parallel.replicate((run.frozen, Data(*train), Order(*order)), run.devices)
+    def __init__(self, run: Experiment) -> None:
+        trainer, train = make_trainer(run), run.dataset.train
+        self.mapped: Any = trainer.program(trainer.phase(run.config.epochs - 1))
+        order = trainer.order(len(train.label), run.config.batch_size, 0)
+        self.state, *rest = trainer.place((first_state(trainer, run), run.frozen, Data(*train)))
+        self.rest = (*rest, order)
         self._call: Callable[..., Any] = self.mapped
 
     def __call__(self) -> Any:

@@ -6,14 +6,12 @@
 gamma 0.01, from the first epoch on.
 """
 
-from experiments.configs import pgd_at
+from experiments.configs import common, pgd_at
 
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
-    config = pgd_at.get_config(variant)
-    config.method.update({"name": "pgd_at_awp", "awp_gamma": 0.01, "awp_warmup": 0.0})
-    return config
+    return common.variant(pgd_at.recipe("pgd_at_awp"), variant, VARIANTS)
 
 
 VARIANTS = pgd_at.VARIANTS

@@ -16,23 +16,12 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10 and cifar100, each also with -trades_inner, -beta02 or -awp; CIFAR with -resnet18."""
-    config = common.get_config()
-    config.method = {
-        "name": "dynat",
-        "beta": 1.0,
-        "inner": "ce",
-        "kl_weight": 0.0,
-        "labels": "dynamic",
-        "clean_statistics": True,
-    }
+    config = common.get_config("dynat")
     config.epochs = 100
     config.optimizer.weight_decay = 2e-4
     config.schedule.milestones = (0.75, 0.9)
     config.schedule.warmup = 0.01
     config.schedule.warmup_factor = 0.2
-    config.attack.eps = "0.031"
-    config.attack.step_size = "0.007"
-    config.attack.start = "normal"
     return common.variant(config, variant, VARIANTS)
 
 
@@ -52,7 +41,7 @@ def _beta02(config):
 
 def _awp(config):
     config.method.update({"name": "dynat_awp", "inner": "kl", "beta": 0.2, "kl_weight": 1.0})
-    config.method.update({"proxy_beta": 6.0, "awp_gamma": 0.005, "awp_warmup": 0.1})
+    config.method.update({"awp_gamma": 0.005, "awp_warmup": 0.1})
     if config.data.name == "digits":
         config.epochs = 25  # it compiles two steps, before and after the warm-up, and is to take less than two minutes
 

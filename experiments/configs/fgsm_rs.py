@@ -3,7 +3,8 @@
     python -m experiments.run --config=experiments/configs/fgsm_rs.py:digits --workdir=runs/fgsm_rs-digits
     python -m experiments.run --config=experiments/configs/fgsm_rs.py:cifar10 --workdir=runs/fgsm_rs
 
-PreAct ResNet-18 with shortcuts from the raw input, learning rate 0 -> 0.2 -> 0 linearly, weight decay 5e-4.
+PreAct ResNet-18 with shortcuts from the raw input, learning rate 0 -> 0.2 -> 0 linearly, momentum 0.9 -> 0.8 -> 0.9
+with it, weight decay 5e-4.
 """
 
 from experiments.configs import common
@@ -11,15 +12,12 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
-    config = common.get_config()
-    config.method = {"name": "fgsm_rs", "label_smoothing": 0.0, "clean_statistics": False}
+    config = common.get_config("fgsm_rs")
     config.network.update({"name": "preact_resnet18", "mean": common.CIFAR10_MEAN, "std": common.CIFAR10_STD})
     config.network.shortcut_from = "raw"
     config.epochs = 15
     config.optimizer.learning_rate = 0.2
-    config.schedule.name = "cyclic"
-    config.attack.steps = 1
-    config.attack.step_size = "10/255"
+    config.schedule.update({"name": "cyclic", "low_momentum": 0.8})
     config.attack.statistics = "batch"
     return common.variant(config, variant, VARIANTS)
 

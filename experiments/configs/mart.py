@@ -13,15 +13,11 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100, cifar10-wrn_34_10."""
-    config = common.get_config()
-    config.method = {"name": "mart", "beta": 5.0}
+    config = common.get_config("mart")
     config.epochs = 120
     config.optimizer.learning_rate = 0.01
     config.optimizer.weight_decay = 3.5e-3
     config.schedule.milestones = (74 / 120, 89 / 120, 99 / 120)
-    config.attack.eps = "0.031"
-    config.attack.step_size = "0.007"
-    config.attack.start = "normal"
     return common.variant(config, variant, VARIANTS)
 
 

@@ -19,16 +19,7 @@ PEERS_WITH_FIELDS = 4
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100, mini_imagenet and cifar10-wrn_34_10, the first four also with -no_kl."""
-    config = common.get_config()
-    config.method = {
-        "name": "mat",
-        "peers": 2,
-        "a": 0.5,
-        "b": 1.0,
-        "c": 0.5,
-        "temperature": 1.0,
-        "sequential": False,
-    }
+    config = common.get_config("mat")
     for k in range(PEERS_WITH_FIELDS):  # an empty name: config.network
         config.networks[f"peer{k}"] = {"name": "", "width": 0, "mean": (), "std": ()}
     return common.variant(config, variant, VARIANTS)

@@ -11,22 +11,13 @@ The generalist is reported. Behind a data set, `-mutual` is the variant without 
 `config.attack` is the l_inf attack, `config.method.l2` and `config.method.l1` are the others.
 """
 
+from advjax import methods
 from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10 and cifar100, each also with -mutual."""
-    config = common.get_config()
-    config.method = {
-        "name": "mat_union",
-        "a": 0.5,
-        "b": 1.0,
-        "c": 0.5,
-        "a_specialist": 0.0,
-        "temperature": 1.0,
-        "l2": {"eps": "0.5", "step_size": "0.125", "steps": 0},  # 0: attack.steps
-        "l1": {"eps": "12", "step_size": "2", "steps": 0},
-    }
+    config = common.get_config("mat_union")
     config.network.name = "preact_resnet18"
     config.evaluation.protocol = "union"
     return common.variant(config, variant, VARIANTS)
@@ -39,9 +30,9 @@ def _digits(config):
 
 
 def _mutual(config):
-    config.method.name = "mat_mutual_union"
-    del config.method.a_specialist
-    config.method.sequential = False
+    config.method = {"name": "mat_mutual_union", **methods.defaults("mat_mutual_union")}
+    if config.data.name == "digits":
+        common.digits_radii(config)
 
 
 VARIANTS = common.combined(

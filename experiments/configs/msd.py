@@ -14,13 +14,7 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
-    config = common.union_recipe(
-        common.get_config(),
-        name="msd",
-        l2={"eps": "0.3", "step_size": "0.05", "steps": 0},  # 0: attack.steps
-        l1={"eps": "12", "step_size": "1", "steps": 0},
-    )
-    config.attack.steps = 50
+    config = common.union_recipe("msd", steps=50)
     return common.variant(config, variant, VARIANTS)
 
 

@@ -12,15 +12,7 @@ from experiments.configs import bmtard, common
 
 def get_config(variant="cifar10"):
     """Variants: those of `bmtard.py`."""
-    return common.variant(None, variant, VARIANTS)
+    return common.variant(bmtard.recipe("mtard"), variant, VARIANTS)
 
 
-def _mtard(variant):
-    config = bmtard.get_config(variant)
-    config.method.name = "mtard"
-    for field in ("temperature_balance", "temperature_rate"):
-        del config.method[field]
-    return config
-
-
-VARIANTS = {name: lambda _, name=name: _mtard(name) for name in bmtard.VARIANTS}
+VARIANTS = bmtard.VARIANTS

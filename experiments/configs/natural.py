@@ -11,8 +11,7 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
-    config = common.get_config()
-    config.method = {"name": "natural", "label_smoothing": 0.0}
+    config = common.get_config("natural")
     config.schedule.name = "cosine"
     return common.variant(config, variant, VARIANTS)
 

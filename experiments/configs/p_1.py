@@ -11,8 +11,7 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
-    config = common.union_recipe(common.get_config(), name="p_1", restart=True, gap=0.05)
-    config.attack.update({"norm": "l1", "eps": "12", "steps": 50, "step_size": "1"})
+    config = common.union_recipe("p_1", norm="l1", eps="12", steps=50, step_size="1")
     return common.variant(config, variant, VARIANTS)
 
 

@@ -3,7 +3,7 @@
     python -m experiments.run --config=experiments/configs/p_2.py:digits --workdir=runs/p_2-digits
     python -m experiments.run --config=experiments/configs/p_2.py:cifar10 --workdir=runs/p_2
 
-The recipe of `msd.py`; radius 0.5, 50 steps of 0.05 from a zero start, and one random restart.
+The recipe of `msd.py`; radius 0.5, 50 steps of 0.05 from a zero start, no restart.
 """
 
 from experiments.configs import common
@@ -11,8 +11,7 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
-    config = common.union_recipe(common.get_config(), name="p_2", restart=True, gap=0.05)
-    config.attack.update({"norm": "l2", "eps": "0.5", "steps": 50, "step_size": "0.05"})
+    config = common.union_recipe("p_2", norm="l2", eps="0.5", steps=50, step_size="0.05")
     return common.variant(config, variant, VARIANTS)
 
 

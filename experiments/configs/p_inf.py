@@ -3,7 +3,7 @@
     python -m experiments.run --config=experiments/configs/p_inf.py:digits --workdir=runs/p_inf-digits
     python -m experiments.run --config=experiments/configs/p_inf.py:cifar10 --workdir=runs/p_inf
 
-The recipe of `msd.py`; radius 0.03, 40 steps of 0.003 from a zero start, and one random restart.
+The recipe of `msd.py`; radius 0.03, 40 steps of 0.003 from a zero start, no restart.
 """
 
 from experiments.configs import common
@@ -11,8 +11,7 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
-    config = common.union_recipe(common.get_config(), name="p_inf", restart=True, gap=0.05)
-    config.attack.update({"norm": "linf", "eps": "0.03", "steps": 40, "step_size": "0.003"})
+    config = common.union_recipe("p_inf", steps=40)
     return common.variant(config, variant, VARIANTS)
 
 

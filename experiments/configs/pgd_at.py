@@ -1,7 +1,11 @@
 """PGD-AT (Madry et al. 2018) with the recipe of Rice et al. 2020.
 
-python -m experiments.run --config=experiments/configs/pgd_at.py:digits --workdir=runs/pgd_at-digits
-python -m experiments.run --config=experiments/configs/pgd_at.py:cifar10 --workdir=runs/pgd_at
+    python -m experiments.run --config=experiments/configs/pgd_at.py:digits --workdir=runs/pgd_at-digits
+    python -m experiments.run --config=experiments/configs/pgd_at.py:cifar10 --workdir=runs/pgd_at
+
+PreAct ResNet-18, 200 epochs, SGD 0.1, weight decay 5e-4, x0.1 at half and three quarters, attack on batch statistics.
+CIFAR-10: crop with a mirrored border; CIFAR-100: its own mean and deviation, crop with a black border, rotation up to 15
+degrees.
 """
 
 from experiments.configs import common
@@ -9,12 +13,16 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
-    config = common.get_config()
-    config.method = {"name": "pgd_at", "label_smoothing": 0.0, "clean_statistics": True}
+    return common.variant(recipe("pgd_at"), variant, VARIANTS)
+
+
+def recipe(method):
+    """The recipe of Rice et al. for CIFAR-10."""
+    config = common.get_config(method)
     config.attack.statistics = "batch"
     config.network.update({"name": "preact_resnet18", "mean": common.CIFAR10_MEAN, "std": common.CIFAR10_STD})
     config.data.augment = "reflect_crop_flip"
-    return common.variant(config, variant, VARIANTS)
+    return config
 
 
 def _digits(config):
@@ -22,8 +30,14 @@ def _digits(config):
     return common.digits(config)
 
 
+def _cifar100(config):
+    config.network.update({"mean": common.CIFAR100_MEAN, "std": common.CIFAR100_STD})
+    config.data.augment = "crop_flip_rotate15"
+    return common.cifar(config, 100)
+
+
 VARIANTS = {
     "digits": _digits,
     "cifar10": lambda config: common.cifar(config, 10),
-    "cifar100": lambda config: common.cifar(config, 100),
+    "cifar100": _cifar100,
 }

@@ -12,15 +12,11 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar10-resnet18, cifar100, mnist."""
-    config = common.get_config()
-    config.method = {"name": "trades", "beta": 6.0}
+    config = common.get_config("trades")
     config.network.name = "wrn_34_10"
     config.epochs = 76
     config.optimizer.weight_decay = 2e-4
     config.schedule.milestones = (74 / 76,)
-    config.attack.eps = "0.031"
-    config.attack.step_size = "0.007"
-    config.attack.start = "normal"
     return common.variant(config, variant, VARIANTS)
 
 

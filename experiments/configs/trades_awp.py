@@ -4,7 +4,7 @@
     python -m experiments.run --config=experiments/configs/trades_awp.py:cifar10 --workdir=runs/trades_awp
 
 200 epochs, SGD 0.1, weight decay 5e-4, x0.1 from epochs 100 and 150 on (counted from 1); eps 8/255, start x + 0.001
-N(0, I); gamma 0.005 from epoch 10 on. The network is our choice: WRN-34-10, as TRADES has it, or `cifar10-resnet18`.
+N(0, I); gamma 0.005 from epoch 10 on. WRN-34-10 is the authors' network, `cifar10-resnet18` our choice.
 """
 
 from experiments.configs import common
@@ -12,17 +12,10 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar10-resnet18, cifar100."""
-    config = common.get_config()
-    config.method = {
-        "name": "trades_awp",
-        "beta": 6.0,
-        "adversarial_first": True,
-        "awp_gamma": 0.005,
-        "awp_warmup": 0.05,
-    }
+    config = common.get_config("trades_awp", order="adv-clean-clean", awp_gamma=0.005, awp_warmup=0.05)
     config.network.name = "wrn_34_10"
     config.schedule.milestones = (99 / 200, 149 / 200)
-    config.attack.start = "normal"
+    config.attack.update({"eps": "8/255", "step_size": "2/255"})
     return common.variant(config, variant, VARIANTS)
 
 

@@ -46,10 +46,10 @@ def test_teachers_come_from_the_comparison(tmp_path):
     options = argparse.Namespace(variant="digits", protocol="fast", set=["epochs=2"])
     methods = ["natural", "trades", "bmtard"]
     config = _config("bmtard", 1, methods, tmp_path, options)
-    assert config["teachers"]["clean"]["path"] == str(tmp_path / "natural-1")
-    assert config["teachers"]["robust"]["path"] == str(tmp_path / "trades-1")
-    assert (config["seed"], config["epochs"], config["evaluation"]["protocol"]) == (1, 2, "fast")
-    assert _config("bmtard", 1, ["bmtard"], tmp_path, options)["teachers"]["clean"]["path"] == ""
+    assert config.teachers["clean"].path == str(tmp_path / "natural-1")
+    assert config.teachers["robust"].path == str(tmp_path / "trades-1")
+    assert (config.seed, config.epochs, config.evaluation.protocol) == (1, 2, "fast")
+    assert _config("bmtard", 1, ["bmtard"], tmp_path, options).teachers["clean"].path == ""
 
 
 def test_a_comparison_to_its_end_and_nothing_is_done_twice(tmp_path, capsys):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from advjax.evaluate import mean_over_networks
-from advjax.training import schedules
-from advjax.training.experiment import create_method, create_modules, create_network
-from advjax.training.teachers import SHARED
-from experiments.cli import config_files, plain
+from advjax.runs import schema
+from advjax.runs.build import create_optimizer
+from advjax.runs.networks import create_method, create_modules, create_network
+from experiments.cli import config_files
 
 NAMES = [file.stem for file in config_files()]
 ALWAYS = ("seed", "epochs", "batch_size", "network.name", "data.name", "data.path")
@@ -20,26 +20,28 @@ def check(config, classes=10):
     """Method, networks and schedule of a config, and of those that train its teachers."""
     method = create_method(config)
     create_modules(config, method, classes)
-    _, rate = schedules.from_config(config["optimizer"], config["schedule"], config["epochs"], 10)
-    assert np.isfinite(rate(10 * config["epochs"] - 1))
-    assert set(config["teachers"]) == {name.removesuffix("_teacher") for name in method.frozen}
-    for teacher in config["teachers"].values():
-        create_network(teacher["network"], classes, config["precision"])
-        shared = {key: config[key] for key in ("seed", *SHARED)}
-        check({**teacher["train"], **shared, "network": teacher["network"], "networks": {}, "teachers": {}})
+    _, rate = create_optimizer(config, 10, method)
+    assert np.isfinite(rate(10 * config.epochs - 1))
+    assert set(config.teachers) == {name.removesuffix("_teacher") for name in method.frozen}
+    plain = schema.plain(config)
+    for teacher in config.teachers.values():
+        create_network(teacher.network, classes, config.precision)
+        shared = {key: plain[key] for key in ("seed", *schema.SHARED)}
+        check(schema.read({**teacher.train, **shared, "network": teacher.network}))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variant_describes_what_can_be_built(name):
     module = importlib.import_module(f"experiments.configs.{name}")
     for variant in module.VARIANTS:
-        config = plain(module.get_config(variant))
+        config = module.get_config(variant)
         for field in ALWAYS:
             place = config
             for part in field.split("."):
                 place = place[part]
-        check(config)
-        check({**config, "epochs": 30})
+        check(schema.read(config))
+        config.epochs = 30
+        check(schema.read(config))
     assert f"--config=experiments/configs/{name}.py" in module.__doc__
     if name != "quickstart":
         assert {"digits", "cifar10", "cifar100"} <= set(module.VARIANTS)

@@ -222,7 +222,7 @@ BAD_INPUT = [
     ([f"--config={PGD_AT}:digit"], "did you mean digits"),
     (["--config.epohcs=3"], "did you mean config.epochs"),
     (["--config.epochs=many"], "config.epochs must be"),
-    (["--config.epochs=0"], "epochs must be above 0"),
+    (["--config.epochs=0"], "epochs must be at least 1"),
     (["--config.method.name=trads"], "did you mean trades"),
     (["--config.network.name=resnet19"], "did you mean resnet18"),
     (["--config.network.width=-1"], "width"),
@@ -243,7 +243,7 @@ BAD_INPUT = [
 # One process imports everything once and forks for every command line, before any device is touched.
 FORKS = """
 import json, os, sys, tempfile
-import advjax.runs, advjax.training.loop, experiments.run
+import advjax, experiments.run
 advjax.data.load("digits")
 results = []
 for argv in json.load(sys.stdin):

@@ -17,7 +17,7 @@ from tests.helpers import CLASSES, Run, ToyNet, distance, toy_data
 
 @dataclasses.dataclass(frozen=True)
 class Everything(Method):
-    """Uses all that the contract carries: two networks in two update_groups, an average, a frozen one, rows, shared state."""
+    """Uses all that the contract carries: two networks in two groups, an average, a frozen one, rows, shared state."""
 
     trained = ("first", "second")
     frozen = ("teacher",)

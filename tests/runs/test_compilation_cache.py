@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 SCRIPT = """
 import sys
-from experiments import compilation_cache
+from advjax.runs import compilation_cache
 from advjax.errors import InputError
 compilation_cache.MIN_COMPILE_SECONDS = 0.0
 try:

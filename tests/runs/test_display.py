@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from advjax.runs.display import Display, duration, summary
+from advjax.runs.metrics import MetricsLog, read_metrics
 from advjax.training.checkpoints import Checkpoints
-from advjax.training.log import Display, MetricsLog, duration, read_metrics, summary
 
 
 def test_log_is_cut_back_to_the_step_that_is_resumed_at(tmp_path):

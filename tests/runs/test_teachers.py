@@ -9,15 +9,21 @@ import jax
 import numpy as np
 import pytest
 
-from advjax import evaluate, load_run, models, runs
+from advjax import evaluate, load_run, models
 from advjax.errors import InputError
-from advjax.training import teachers
+from advjax.runs import build, finish, schema, teachers
+from advjax.runs.display import Display
+from advjax.runs.estimate import with_stand_ins
+from advjax.runs.finish import TEACHERS, prepare_teachers
+from advjax.runs.metrics import read_metrics
+from advjax.runs.train import first_state, make_trainer
 from advjax.training.checkpoints import Checkpoints
-from advjax.training.experiment import build
-from advjax.training.log import Display, read_metrics
-from advjax.training.loop import initial_state, train
-from experiments.cli import plain
 from experiments.configs import bmtard, natural
+
+
+def plain(config):
+    """A config as plain values."""
+    return schema.plain(schema.read(config))
 
 
 def make_config(**paths):
@@ -32,19 +38,14 @@ def make_config(**paths):
         network["width"] = 8
     for role, path in paths.items():
         config["teachers"][role]["path"] = str(path)
-    config["evaluation"]["examples"] = 40
+    config["evaluation"] |= {"examples": 40, "protocol": "clean"}
     config["log"]["tensorboard"] = False
     return config
 
 
 def run(config, workdir):
-    """What `experiments.run` does."""
-    experiment, display = build(config), Display(live=False)
-    experiment = experiment._replace(attacks=experiment.attacks[:1])  # enough here: clean
-    runs.prepare_workdir(workdir, experiment)
-    experiment = teachers.prepare(experiment, workdir, display)
-    train(experiment, workdir, display)
-    return runs.evaluate_run(experiment, workdir, display)
+    """The whole run."""
+    return finish(config, workdir, Display(live=False))
 
 
 def figures(report):
@@ -74,7 +75,7 @@ def report(workdir):
         patch.setattr(Checkpoints, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(config, workdir)
-    known = json.loads((workdir / teachers.FILE).read_text())
+    known = json.loads((workdir / TEACHERS).read_text())
     assert set(known) == {"clean"}
     assert not (workdir / "metrics.jsonl").exists()
     return run(config, workdir)
@@ -106,7 +107,7 @@ def test_a_student_never_starts_as_a_teacher_of_its_own_seed_did():
     alone = plain(natural.get_config("digits"))
     alone["network"]["width"] = 8
     kernels = [
-        initial_state(build(config)).params[name]["conv1"]["kernel"]
+        first_state(make_trainer(build(config)), build(config)).params[name]["conv1"]["kernel"]
         for config, name in ((make_config(), "student"), (alone, "model"))
     ]
     assert np.abs(kernels[0] - kernels[1]).max() > 0.01
@@ -137,7 +138,7 @@ def test_given_by_file(report, workdir, tmp_path):
     found = experiment.teachers["clean_teacher"]
     assert evaluate.params_sha256(found.variables) == report["teachers"]["clean"]["params_sha256"]
     assert set(experiment.frozen) == {"clean_teacher"}
-    stand_ins = teachers.with_stand_ins(experiment).frozen
+    stand_ins = with_stand_ins(experiment).frozen
     shapes = jax.tree.map(np.shape, models.variable_shapes(experiment.modules["robust_teacher"], (8, 8, 1)))
     assert jax.tree.map(np.shape, stand_ins["robust_teacher"]) == shapes
 
@@ -147,7 +148,7 @@ def test_another_teacher_than_before_is_refused(report, workdir, tmp_path):
     config = make_config(clean=workdir / "teachers" / "robust", robust=workdir / "teachers" / "robust")
     experiment = build(config)
     with pytest.raises(InputError, match=r"teachers\.clean: this run began with the teacher"):
-        teachers.prepare(experiment, tmp_path / "moved", Display(live=False))
+        prepare_teachers(experiment, tmp_path / "moved", Display(live=False))
 
 
 def altered(source, target, name, **fields):
@@ -206,7 +207,7 @@ def test_a_teacher_near_chance_is_refused_before_the_other_is_trained(tmp_path):
     models.save_torch(tmp_path / "fresh.pt", module, models.init(module, jax.random.key(0), (8, 8, 1)))
     experiment = build(make_config(robust=tmp_path / "fresh.pt"))
     with pytest.raises(InputError, match=r"teachers\.robust: its accuracy on clean images is .*near chance"):
-        teachers.prepare(experiment, tmp_path, Display(live=False))
+        prepare_teachers(experiment, tmp_path, Display(live=False))
     assert not pathlib.Path(tmp_path / "teachers").exists()
 
 
