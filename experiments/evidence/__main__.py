@@ -1,0 +1,82 @@
+"""Runs the members of a sweep that are missing, one after the other, and says what is done.
+
+    python -m experiments.evidence --sweep=cifar10 --root=runs/evidence/cifar10            # goes on where it was
+    python -m experiments.evidence --sweep=cifar10 --root=runs/evidence/cifar10 --status   # what is done, what is not
+    python -m experiments.evidence --sweep=cifar10 --root=... --collect=docs/evidence/cifar10   # copies the records
+
+A member that fails is named and the others go on. The sweep `cifar10` reads `data/cifar10` (npz shards). Compute in the
+background with `nice`; times taken meanwhile are not quoted.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import sys
+import traceback
+
+from advjax import runs
+from advjax.runs.display import Display
+from advjax.runs.workdir import is_finished
+from experiments import cli
+from experiments.evidence.sweeps import SWEEPS, Member
+
+KEPT = ("config.json", "metrics.jsonl", "report.json", "teachers.json")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit status: 0 done, 1 failed, 2 bad input."""
+    return cli.guarded(_run, argv)
+
+
+def _run(argv: list[str]) -> None:
+    parser = cli.Parser("experiments.evidence", __doc__)
+    parser.add_argument("--sweep", required=True, choices=sorted(SWEEPS), help="which")
+    parser.add_argument("--root", required=True, help="folder of its runs")
+    parser.add_argument("--status", action="store_true", help="only say what is done")
+    parser.add_argument("--collect", default="", help="only copy configs, metrics and reports of what is done here")
+    options = parser.parse_args(argv[1:])
+    root = pathlib.Path(options.root)
+    members = SWEEPS[options.sweep](options.root)
+    if options.status or options.collect:
+        for member in members:
+            done = finished(root, member)
+            print(f"{member.name:<24} {'done' if done else 'missing'}")
+            if done and options.collect:
+                collect(root / member.name, pathlib.Path(options.collect) / member.name)
+        return
+    failed = [member.name for member in members if not finish(root, member)]
+    if failed:
+        raise RuntimeError(f"these members failed: {', '.join(failed)}")
+
+
+def finished(root: pathlib.Path, member: Member) -> bool:
+    """Whether a member's report is there."""
+    return is_finished(root / member.name, runs.read(member.config))
+
+
+def finish(root: pathlib.Path, member: Member) -> bool:
+    """Runs a member as far as it is not done; whether it is then."""
+    if finished(root, member):
+        return True
+    print(f"\n=== {member.name}", flush=True)
+    try:
+        runs.finish(member.config, root / member.name, Display())
+    except KeyboardInterrupt:
+        raise
+    except Exception:
+        traceback.print_exc()
+        return False
+    return True
+
+
+def collect(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies what a table is made of."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
