@@ -141,7 +141,7 @@ def coerced(value: Any, kind: Any, name: str) -> Any:
         numbers.number(value, name)
         return value
     if kind is dict:
-        return _expect(value, isinstance(value, Mapping), "a group of fields", name)
+        return with_tuples(_expect(value, isinstance(value, Mapping), "a group of fields", name))
     if kind is tuple or typing.get_origin(kind) is tuple:
         _expect(value, isinstance(value, (list, tuple)), "a list", name)
         inner = typing.get_args(kind)
@@ -182,6 +182,13 @@ def obey(value: Any, rule: Rule | Choice | None, name: str) -> None:
     for each in value if isinstance(value, tuple) else (value,):
         if not rule.holds(numbers.number(each, name) if isinstance(each, str) else each):
             raise InputError(f"must be {rule.allowed}, it is {value!r}", name)
+
+
+def with_tuples(values: Any) -> Any:
+    """Nested plain values with tuples in place of lists, which JSON does not tell apart."""
+    if isinstance(values, Mapping):
+        return {name: with_tuples(value) for name, value in values.items()}
+    return tuple(map(with_tuples, values)) if isinstance(values, (list, tuple)) else values
 
 
 def allowed(rule: Rule | Choice | None) -> str:

@@ -206,7 +206,7 @@ def default(method: str = "pgd_at", **hyperparameters: Any) -> ConfigDict:
         **hyperparameters: those that differ from the class's defaults.
 
     Returns:
-        An ml_collections ConfigDict, type-safe: fields can be changed and none be added by a slip.
+        An ml_collections ConfigDict, type-safe. A field that does not exist is found when it is read.
     """
     own = methods.defaults(method)
     for name in hyperparameters:
@@ -214,7 +214,8 @@ def default(method: str = "pgd_at", **hyperparameters: Any) -> ConfigDict:
             raise unknown(f"hyperparameter of method {method}", name, own, name)
     attack = methods.default_attack(method) or TrainingAttack()
     values = plain(Config(method={"name": method, **own, **hyperparameters}, attack=attack))
-    return ConfigDict(_with_tuples(values))
+    # ConfigDict overrides a tuple by a tuple on the command line, a list it would append to.
+    return ConfigDict(fields.with_tuples(values))
 
 
 def read(config: Mapping[str, Any] | ConfigDict) -> Config:
@@ -248,13 +249,6 @@ def _read(cls: type, values: Any, prefix: str) -> Any:
 def plain(config: Config) -> dict[str, Any]:
     """The config as nested dicts of numbers, strings and lists, as JSON keeps them."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _with_tuples(values: Any) -> Any:
-    # ConfigDict overrides a tuple by a tuple on the command line, a list it would append to.
-    if isinstance(values, Mapping):
-        return {name: _with_tuples(value) for name, value in values.items()}
-    return tuple(values) if isinstance(values, list) else values
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

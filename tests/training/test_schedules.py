@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from advjax.errors import InputError
-from advjax.training.schedules import from_config, learning_rate, sgd
+from advjax.training.schedules import cycle, learning_rate, sgd
 
 
 def by_epoch(schedule, epochs, steps):
@@ -57,27 +57,34 @@ def test_piecewise_linear_is_the_recipe_of_the_union_of_norms():
     assert rates == pytest.approx([0, 0.05, 0.1, 0.0525, 0.005, 0.0025, 0], abs=1e-8)
 
 
-def test_several_updates_in_a_step_share_its_learning_rate():
-    options = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
-    optimizer, rate = from_config(options, {"name": "cosine"}, epochs=2, steps_per_epoch=2, updates=3)
-    params = jnp.zeros(())
-    state, moved = optimizer.init(params), []
-    for _ in range(6):
+def test_a_momentum_that_cycles_is_read_by_the_step():
+    """PyTorch's CyclicLR by its default: the momentum falls while the rate rises, and both go back."""
+    momentum = cycle(0.9, 0.8, 4)
+    optimizer, trace = sgd(1.0, momentum=momentum, weight_decay=0.0), 0.0
+    state, params = optimizer.init(jnp.zeros(())), jnp.zeros(())
+    for step in range(4):
         update, state = optimizer.update(jnp.ones(()), state, params)
-        moved.append(-float(update))
-    assert moved == pytest.approx([float(rate(0))] * 3 + [float(rate(1))] * 3)
-    assert moved[3] < moved[2]
+        trace = 1.0 + [0.9, 0.85, 0.8, 0.85][step] * trace
+        assert -float(update) == pytest.approx(trace)
+
+
+def test_the_rate_of_msd_is_one_epoch_ahead():
+    """lr(t) with t = 1..51: the first step has 0.005, the last epoch 0."""
+    options = {"milestones": (0.4, 0.8, 1.0), "factor": (1.0, 0.05, 0.0), "first_epoch": 1}
+    rate = learning_rate("piecewise_linear", 0.1, 50, 10, **options)
+    by_step = {0: 0.005, 5: 0.0075, 190: 0.1, 390: 0.005, 490: 0.0, 499: 0.0}
+    assert {step: float(rate(step)) for step in by_step} == pytest.approx(by_step, abs=1e-8)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "step"}, "unknown schedule"),
-        ({"name": "piecewise", "milestones": (0.8, 0.5)}, "schedule.milestones"),
-        ({"name": "piecewise", "milestones": (100,)}, "schedule.milestones"),
-        ({"name": "piecewise", "factor": (0.1,)}, "schedule.factor"),
-        ({"name": "cosine", "warmup": 5}, "schedule.warmup"),
-        ({"name": "cyclic", "peak_at": 1.0}, "schedule.peak_at"),
+        ({"name": "step"}, "^name must be a schedule"),
+        ({"name": "piecewise", "milestones": (0.8, 0.5)}, "^milestones must"),
+        ({"name": "piecewise", "milestones": (100,)}, "^milestones must"),
+        ({"name": "piecewise", "factor": (0.1,)}, "^factor must"),
+        ({"name": "cosine", "warmup": 5}, "^warmup must"),
+        ({"name": "cyclic", "peak_at": 1.0}, "^peak_at must"),
     ],
 )
 def test_bad_schedules(options, message):
@@ -111,5 +118,5 @@ def test_decay_of_kernels_only_and_clipping():
     clipped = sgd(1.0, momentum=0.0, weight_decay=0.0, clip_norm=1.0)
     updates, _ = clipped.update({"kernel": jnp.full((2, 2), 5.0), "bias": jnp.zeros(2)}, clipped.init(params), params)
     np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
-    with pytest.raises(InputError, match=r"optimizer\.decay"):
+    with pytest.raises(InputError, match=r"^decay must"):
         sgd(0.1, decay="some")
