@@ -250,8 +250,7 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
     for field, allowed in (("precision", ("float32", "bfloat16")), ("batch_norm", ("global", "device"))):
         if config[field] not in allowed:
             raise unknown(field, config[field], allowed)
-    if config["data"]["augment"] not in data.KINDS:
-        raise unknown("augmentation (data.augment)", config["data"]["augment"], data.KINDS)
+    data.parse_augment(config["data"]["augment"])
 
 
 def load_data(fields: Mapping[str, Any]) -> Dataset:
