@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pathlib
 import re
-import zipfile
-import zlib
 
 import numpy as np
 
-from advjax.data.base import Dataset, Split, check_images, check_labels
+from advjax.data.archive import Member, members
+from advjax.data.base import Dataset, Split, check_images, check_labels, check_memory
 from advjax.errors import InputError
 
 
@@ -33,9 +32,12 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Datas
     elif path.is_dir():
         files = [(part, file) for part in ("train", "test") for file in _shards(path, part)]
     else:
-        raise InputError(f"data.path: {path} does not exist; looked for an npz file or a directory of npz shards")
+        what = "is neither a file nor a directory" if path.exists() else "does not exist"
+        raise InputError(f"data.path: {path} {what}; looked for an npz file or a directory of npz shards")
 
-    splits = [_read_part(file, part, one_file) for part, file in files]
+    arrays = [_part_arrays(file, part, one_file) for part, file in files]
+    check_memory(sum(member.nbytes for pair in arrays for member in pair), f"data.path: {path}")
+    splits = [_read_part(*pair) for pair in arrays]
     shape, first = splits[0].image.shape[1:], files[0][1]
     for (part, file), split in zip(files, splits, strict=True):
         if split.image.shape[1:] != shape:
@@ -50,7 +52,11 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Datas
     classes = num_classes or _count_classes(parts["train"], path)
     for (part, file), split in zip(files, splits, strict=True):
         check_labels(split.label, len(split.image), _where(file, part), classes)
-    return Dataset(name, _concatenate(parts["train"]), _concatenate(parts["test"]), classes)
+    others = [] if one_file else sorted({file.name for file in path.glob("*.npz")} - {file.name for _, file in files})
+    warnings = (f"data.path: {path}: not read, neither train*.npz nor test*.npz: {', '.join(others)[:200]}",)
+    return Dataset(
+        name, _concatenate(parts["train"]), _concatenate(parts["test"]), classes, warnings=warnings if others else ()
+    )
 
 
 def _shards(folder: pathlib.Path, part: str) -> list[pathlib.Path]:
@@ -87,30 +93,21 @@ def _concatenate(splits: list[Split]) -> Split:
     return Split(np.concatenate([s.image for s in splits]), np.concatenate([s.label for s in splits]))
 
 
-def _read_part(file: pathlib.Path, part: str, one_file: bool) -> Split:
+def _part_arrays(file: pathlib.Path, part: str, one_file: bool) -> tuple[Member, Member]:
     pairs = [(f"x_{part}", f"y_{part}")] if one_file else [("image", "label"), (f"x_{part}", f"y_{part}")]
     where = _where(file, part)
-    try:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"{where}: holds a single array; an npz archive is needed")
-        with archive:
-            pair = next((p for p in pairs if set(p) <= set(archive.files)), None)
-            if pair is None:
-                wanted = " or ".join(f"{x} and {y}" for x, y in pairs)
-                hint = ""
-                if one_file and "image" in archive.files:
-                    hint = "; image and label go into train*.npz and test*.npz of a directory"
-                raise InputError(
-                    f"{where}: no {part} part: looked for the arrays {wanted}, "
-                    f"found {', '.join(archive.files) or 'none'}{hint}"
-                )
-            image, label = (np.asarray(archive[key]) for key in pair)
-    except InputError:
-        raise
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        if "allow_pickle" in str(error) and zipfile.is_zipfile(file):
-            raise InputError(f"{where}: holds pickled objects, which are not loaded; allowed: plain arrays") from None
-        raise InputError(f"{where}: not a readable npz file ({type(error).__name__})") from None
-    image = check_images(image, where)
-    return Split(image, check_labels(label, len(image), where))
+    found = members(file, where)
+    for image, label in pairs:
+        if image in found and label in found:
+            return found[image], found[label]
+    wanted = " or ".join(f"{x} and {y}" for x, y in pairs)
+    hint = ""
+    if one_file and "image" in found:
+        hint = "; image and label go into train*.npz and test*.npz of a directory"
+    names = ", ".join(found)[:200] or "none"
+    raise InputError(f"{where}: no {part} part: looked for the arrays {wanted}, found {names}{hint}")
+
+
+def _read_part(image: Member, label: Member) -> Split:
+    images = check_images(image.read(), image.where)
+    return Split(images, check_labels(label.read(), len(images), label.where))
