@@ -55,8 +55,10 @@ class Member(NamedTuple):
         """The array, read only, from the file's pages where it is stored as it is, in memory where it is compressed."""
         if self.offset is None or not self.nbytes:
             return self.read()
-        order = "F" if self.fortran else "C"
-        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape, order)
+        try:
+            return np.memmap(self.file, self.dtype, "r", self.offset, self.shape, "F" if self.fortran else "C")
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.where, error) from None
 
 
 def members(file: pathlib.Path, where: str) -> dict[str, Member]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 
@@ -10,6 +11,8 @@ import numpy as np
 from advjax.data.archive import Member, members
 from advjax.data.base import Dataset, Split, check_images, check_labels, check_memory
 from advjax.errors import InputError
+
+_MOST_COMPRESSED = 2**32
 
 
 def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Dataset:
@@ -57,6 +60,44 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Datas
     return Dataset(
         name, _concatenate(parts["train"]), _concatenate(parts["test"]), classes, warnings=warnings if others else ()
     )
+
+
+def read_extra(path: str | os.PathLike, shape: tuple[int, int, int], num_classes: int) -> Split:
+    """Extra training images, mapped from their file rather than read: any number of them, in no memory.
+
+    Args:
+        path: an npz file with `image`, uint8 [M, H, W, C], and `label` (or pseudo-labels), integers [M]. Written by
+            numpy.savez; one written by numpy.savez_compressed is read into memory, up to 4 GiB.
+        shape: (H, W, C) of the images they are mixed with.
+        num_classes: number of classes.
+
+    Returns:
+        Images that are read from the file when they are indexed (their checksum is not verified), and labels.
+
+    Raises:
+        InputError: no such file or arrays, another type or shape, labels outside the classes, compressed images of
+            more than 4 GiB.
+    """
+    file = pathlib.Path(path)
+    where = f"data.extra_path: {file}"
+    try:
+        found = members(file, where)
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror or type(error).__name__}") from None
+    if not {"image", "label"} <= set(found):
+        raise InputError(f"{where}: looked for the arrays image and label, found {', '.join(found)[:200] or 'none'}")
+    image, label = found["image"], found["label"]
+    if image.dtype != np.uint8 or image.shape[1:] != tuple(shape) or not image.shape[0]:
+        raise InputError(f"{where}: images are {image.dtype} {list(image.shape)}; allowed: uint8 {['M', *shape]}")
+    if image.offset is None and image.nbytes > _MOST_COMPRESSED:
+        raise InputError(
+            f"{where}: {image.nbytes / 1e9:.1f} GB of compressed images, which cannot be mapped; allowed: the same "
+            "arrays written by numpy.savez(FILE, image=image, label=label)"
+        )
+    split = Split(image.map(), check_labels(label.read(), image.shape[0], where, num_classes))
+    if split.image[:1024].max() <= 1:
+        raise InputError(f"{where}: the values of the first images are 0 or 1; allowed: integers in [0, 255]")
+    return split
 
 
 def _shards(folder: pathlib.Path, part: str) -> list[pathlib.Path]:
