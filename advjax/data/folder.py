@@ -14,7 +14,7 @@ from advjax.data.base import Dataset, Split, check_equal_shapes, check_labels, f
 from advjax.errors import InputError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _GREY = {"1", "L", "LA"}
 
 _Listing = list[tuple[pathlib.Path, int]]
