@@ -42,6 +42,17 @@ class Choice:
     names: Callable[[], Iterable[str]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """Text that a function understands, or raises an `InputError` about."""
+
+    parse: Callable[[Any], Any]
+    allowed: str
+
+
+AnyRule = Rule | Choice | Parsed | None
+
+
 def at_least(low: float) -> Rule:
     """low <= value."""
     return Rule(lambda value: value >= low, f"at least {low:g}")
@@ -86,7 +97,7 @@ def chosen_from(kind: str, names: Callable[[], Iterable[str]]) -> Choice:
 SEED = Rule(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 
 
-def field(default: Any, rule: Rule | Choice | None = None, help: str = "") -> Any:
+def field(default: Any, rule: AnyRule = None, help: str = "") -> Any:
     """A dataclass field with a default, what is allowed, and a sentence about it.
 
     Args:
@@ -166,13 +177,16 @@ def _expect(value: Any, right: bool, allowed: str, name: str) -> Any:
     return value
 
 
-def obey(value: Any, rule: Rule | Choice | None, name: str) -> None:
+def obey(value: Any, rule: AnyRule, name: str) -> None:
     """Holds a value of the right type to its rule.
 
     Raises:
         InputError: it breaks the rule; `name` is the field.
     """
     if rule is None:
+        return
+    if isinstance(rule, Parsed):
+        rule.parse(value)
         return
     if isinstance(rule, Choice):
         names = tuple(rule.names())
@@ -191,7 +205,7 @@ def with_tuples(values: Any) -> Any:
     return tuple(map(with_tuples, values)) if isinstance(values, (list, tuple)) else values
 
 
-def allowed(rule: Rule | Choice | None) -> str:
+def allowed(rule: AnyRule) -> str:
     """What a rule allows, in words; empty for none."""
     if isinstance(rule, Choice):
         return ", ".join(rule.names())

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from advjax import parallel
-from advjax.data import epoch_order
+from advjax.data import epoch_order, to_rows
 from advjax.models.layers import BatchNorm, Conv, Linear
 from advjax.training.state import create_state
 from advjax.training.step import Data, Order, StepConfig, make_indexed_step, make_step
@@ -59,6 +59,11 @@ class Run:
         self.metrics = {}
 
     @property
+    def rows(self):
+        """The training set as a step takes it."""
+        return Data(to_rows(np.asarray(self.data.image)), self.data.label)
+
+    @property
     def state(self):
         """The state on the host."""
         return jax.device_get(self._state)
@@ -73,9 +78,9 @@ class Run:
         phase = self._phase if phase is None else phase
         if phase not in self._steps:
             step = make_step(self.method, self.modules, self.optimizer, self.config, phase)
-            indexed = make_indexed_step(step, self.config)
+            indexed = make_indexed_step(step, self.config, SHAPE)
             self._steps[phase] = parallel.map_step(indexed, self.devices, self._mapping)
-        frozen, data = parallel.replicate((self.frozen, self.data), self.devices)
+        frozen, data = parallel.replicate((self.frozen, self.rows), self.devices)
         per_epoch = -(-len(self.data.label) // self.batch_size)
         for _ in range(count):
             epoch = int(self.state.step) // per_epoch

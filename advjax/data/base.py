@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ class Dataset(NamedTuple):
         test: the part that is only evaluated on.
         num_classes: number of classes.
         classes: the classes' names in the order of the labels, where the source has any, else empty.
+        warnings: what seems wrong with it but may be meant, a line each, beginning with the field.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Dataset(NamedTuple):
     test: Split
     num_classes: int
     classes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -101,6 +104,51 @@ def check_labels(label: np.ndarray, count: int, where: str, num_classes: int | N
     return label.astype(np.int32)
 
 
+def check_memory(nbytes: int, what: str) -> None:
+    """Raises an `InputError` if something takes more memory than this machine has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if nbytes > memory:
+        raise InputError(f"{what} takes {nbytes / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB of memory")
+
+
+def inspect(train: Split, test: Split, where: str) -> tuple[str, ...]:
+    """What seems wrong with a data set: no label 0, a single class, images that are there more than once.
+
+    Args:
+        train: the training part.
+        test: the test part.
+        where: the field and the source, at the start of every line.
+
+    Returns:
+        Lines to be shown and kept with the results.
+
+    Raises:
+        InputError: images of only 0 and 1, which are black to the eye: floats or booleans that were never scaled.
+    """
+    for part, split in (("training", train), ("test", test)):
+        if split.image.max() <= 1:
+            raise InputError(
+                f"{where}: the values of all {part} images are 0 or 1, black to the eye; allowed: integers in [0, 255] "
+                "(multiply by 255)"
+            )
+    lines = []
+    present = np.unique(train.label)
+    if present[0] > 0:
+        lines.append(
+            f"the training labels run from {present[0]} to {present[-1]}, without a 0: labels count from 0, and the "
+            "network has an output for every class below"
+        )
+    if len(present) == 1:
+        lines.append(f"all training labels are {present[0]}: a single class, which every network gets right")
+    seen = [hash(image.tobytes()) for image in train.image]
+    distinct = set(seen)
+    if repeated := len(seen) - len(distinct):
+        lines.append(f"{repeated} of {len(seen)} training images repeat an earlier one")
+    if shared := sum(hash(image.tobytes()) in distinct for image in test.image):
+        lines.append(f"{shared} of {len(test.image)} test images are training images, too: their accuracy means little")
+    return tuple(f"{where}: {line}" for line in lines)
+
+
 def stack_images(images: Iterable[np.ndarray], count: int, describe: Callable[[int], str]) -> np.ndarray:
     """Images that come one by one, in one array that is allocated once.
 
@@ -117,6 +165,7 @@ def stack_images(images: Iterable[np.ndarray], count: int, describe: Callable[[i
     """
     rows = enumerate(images)
     _, first = next(rows)
+    check_memory(count * first.nbytes, f"{describe(0)}: {count} images of its shape {first.shape}: all together")
     stacked = np.empty((count, *first.shape), np.uint8)
     stacked[0] = first
     for row, image in rows:

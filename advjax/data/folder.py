@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,6 +14,7 @@ from advjax.data.base import Dataset, Split, check_equal_shapes, check_labels, f
 from advjax.errors import InputError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _GREY = {"1", "L", "LA"}
 
 _Listing = list[tuple[pathlib.Path, int]]
@@ -22,7 +26,9 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None, image_si
     ImageNet's layout: `train/CLASS/*.jpg` and `test/CLASS/*.jpg`, or `val/` in place of a missing `test/`; images may
     lie deeper below their class. Tiny-ImageNet's: `train/CLASS/images/*.JPEG`, `val/images/*.JPEG` and
     `val/val_annotations.txt` (its unlabelled `test/` is left alone). Classes are the folders of `train/` in sorted
-    order. Images are RGB, or grey with one channel if every one of them is grey; transparency is dropped.
+    order. Images are RGB, or grey with one channel if every one of them is grey; transparency is dropped. Hidden files
+    and folders (`._a.jpg`) are passed over; everything else that is not read is named in a warning. Only regular files
+    are opened.
 
     Args:
         name: name of the resulting data set.
@@ -31,8 +37,9 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None, image_si
         image_size: resize and crop every image to that size, see `base.fit`; without it they must all be of one size.
 
     Raises:
-        InputError: missing folders, classes without images, unknown classes in the test part, files that cannot be
-            decoded or have more than 8 bits per channel, images of different shapes.
+        InputError: missing folders, classes without images, unknown classes in the test part, a class that is a link
+            to a folder around it, files that cannot be decoded, have more than 8 bits per channel or more pixels than
+            Pillow takes for safe, images of different shapes.
     """
     train_folder = path / "train"
     if not train_folder.is_dir():
@@ -40,7 +47,8 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None, image_si
     classes = tuple(folder.name for folder in _subfolders(train_folder))
     if not classes:
         raise InputError(f"data.path: no classes in {train_folder}; looked for train/CLASS/*.jpg (or .png, ...)")
-    listings = {"train": _list_classes(train_folder, classes), "test": _list_test(path, classes)}
+    unread: list[pathlib.Path] = []
+    listings = {"train": _list_classes(train_folder, classes, unread), "test": _list_test(path, classes, unread)}
     decoded = {part: _decode(listing, image_size) for part, listing in listings.items()}
     # Every image was made RGB, since whether all are grey is known only at the end.
     channels = 1 if all(grey for _, grey in decoded.values()) else 3
@@ -53,26 +61,55 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None, image_si
         for part, (image, _) in decoded.items()
     )
     check_equal_shapes(train, test, f"data.path: {path}")
-    return Dataset(name, train, test, count, classes)
+    return Dataset(name, train, test, count, classes, _warn_of(unread, path))
+
+
+def _warn_of(unread: list[pathlib.Path], path: pathlib.Path) -> tuple[str, ...]:
+    if not unread:
+        return ()
+    kinds = Counter(file.suffix.lower() or "no suffix" for file in unread)
+    counts = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(5))
+    return (
+        f"data.path: {path}: {len(unread)} entries were not read ({counts}), {unread[0].relative_to(path)} among them; "
+        f"read are regular files that end in {', '.join(sorted(_SUFFIXES))}",
+    )
+
+
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [entry for entry in _visible(folder) if entry.is_dir()]
 
 
-def _list_classes(folder: pathlib.Path, classes: tuple[str, ...]) -> _Listing:
+def _walk(folder: pathlib.Path, unread: list[pathlib.Path]) -> Iterator[pathlib.Path]:
+    """The images below a folder; links to folders are not followed, so that there is an end to it."""
+    for entry in _visible(folder):
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _walk(entry, unread)
+        elif entry.suffix.lower() in _SUFFIXES and entry.is_file():
+            yield entry
+        else:
+            unread.append(entry)
+
+
+def _list_classes(folder: pathlib.Path, classes: tuple[str, ...], unread: list[pathlib.Path]) -> _Listing:
     listing: _Listing = []
+    unread += [entry for entry in _visible(folder) if not entry.is_dir()]
     for subfolder in _subfolders(folder):
+        if subfolder.is_symlink() and folder.resolve().is_relative_to(subfolder.resolve()):
+            raise InputError(f"data.path: {subfolder} is a symbolic link to a folder around it; allowed: one per class")
         if subfolder.name not in classes:
             raise InputError(f"data.path: {subfolder} is not among the {len(classes)} classes of train/")
-        files = sorted(file for file in subfolder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        files = sorted(_walk(subfolder, unread))
         if not files:
             raise InputError(f"data.path: no images in {subfolder}; allowed: {', '.join(sorted(_SUFFIXES))}")
         listing += [(file, classes.index(subfolder.name)) for file in files]
     return listing
 
 
-def _list_test(path: pathlib.Path, classes: tuple[str, ...]) -> _Listing:
+def _list_test(path: pathlib.Path, classes: tuple[str, ...], unread: list[pathlib.Path]) -> _Listing:
     annotations = path / "val" / "val_annotations.txt"
     if annotations.is_file():
         listing = _list_annotated(annotations, classes)
@@ -80,7 +117,7 @@ def _list_test(path: pathlib.Path, classes: tuple[str, ...]) -> _Listing:
         folder = next((path / part for part in ("test", "val") if (path / part).is_dir()), None)
         if folder is None:
             raise InputError(f"data.path: no test part in {path}; looked for test/, val/ and val/val_annotations.txt")
-        listing = _list_classes(folder, classes)
+        listing = _list_classes(folder, classes, unread)
     if not listing:
         raise InputError(f"data.path: the test part of {path} is empty; at least one image is needed")
     return listing
@@ -88,7 +125,11 @@ def _list_test(path: pathlib.Path, classes: tuple[str, ...]) -> _Listing:
 
 def _list_annotated(annotations: pathlib.Path, classes: tuple[str, ...]) -> _Listing:
     listing: _Listing = []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    try:
+        lines = annotations.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"data.path: {annotations} is not in UTF-8; allowed: UTF-8, FILE, tab, CLASS a line") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         fields = line.split("\t")
@@ -103,26 +144,37 @@ def _list_annotated(annotations: pathlib.Path, classes: tuple[str, ...]) -> _Lis
 
 def _decode(listing: _Listing, image_size: int | None) -> tuple[np.ndarray, bool]:
     """uint8 [N, H, W, 3], and whether every image is grey."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     modes: set[str] = set()
 
     def decode(entry: tuple[pathlib.Path, int]) -> np.ndarray:
         file = entry[0]
+        if not file.is_file():
+            raise InputError(f"data.path: {file} does not exist or is no regular file")
         try:
-            with Image.open(file) as image:
+            # By name, since some of Pillow's formats start other programs.
+            with Image.open(file, formats=_FORMATS) as image:
                 modes.add(image.mode)
                 if image.mode.startswith(("I", "F")):
                     raise InputError(f"data.path: {file} has the mode {image.mode}; allowed: 8 bits per channel")
                 return fit(np.asarray(image.convert("RGB")), image_size)
-        except FileNotFoundError:
-            raise InputError(f"data.path: {file} does not exist") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise InputError(
+                f"data.path: {file} claims more pixels than is safe to decode; allowed: {Image.MAX_IMAGE_PIXELS}"
+            ) from None
+        # Damaged files raise whatever the decoder trips over.
+        except Exception as error:
             raise InputError(f"data.path: {file} is not a readable image ({type(error).__name__})") from None
 
     # Pillow decodes outside the interpreter's lock, so threads help.
-    with ThreadPoolExecutor() as pool:
-        image = stack_images(pool.map(decode, listing), len(listing), lambda row: f"data.path: {listing[row][0]}")
+    with ThreadPoolExecutor() as pool, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = stack_images(pool.map(decode, listing), len(listing), lambda row: f"data.path: {listing[row][0]}")
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
     return image, modes <= _GREY

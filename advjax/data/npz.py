@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
-import zipfile
-import zlib
 
 import numpy as np
 
-from advjax.data.base import Dataset, Split, check_images, check_labels
+from advjax.data.archive import Member, members
+from advjax.data.base import Dataset, Split, check_images, check_labels, check_memory
 from advjax.errors import InputError
+
+_MOST_COMPRESSED = 2**32
 
 
 def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Dataset:
@@ -33,9 +35,12 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Datas
     elif path.is_dir():
         files = [(part, file) for part in ("train", "test") for file in _shards(path, part)]
     else:
-        raise InputError(f"data.path: {path} does not exist; looked for an npz file or a directory of npz shards")
+        what = "is neither a file nor a directory" if path.exists() else "does not exist"
+        raise InputError(f"data.path: {path} {what}; looked for an npz file or a directory of npz shards")
 
-    splits = [_read_part(file, part, one_file) for part, file in files]
+    arrays = [_part_arrays(file, part, one_file) for part, file in files]
+    check_memory(sum(member.nbytes for pair in arrays for member in pair), f"data.path: {path}")
+    splits = [_read_part(*pair) for pair in arrays]
     shape, first = splits[0].image.shape[1:], files[0][1]
     for (part, file), split in zip(files, splits, strict=True):
         if split.image.shape[1:] != shape:
@@ -50,7 +55,49 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Datas
     classes = num_classes or _count_classes(parts["train"], path)
     for (part, file), split in zip(files, splits, strict=True):
         check_labels(split.label, len(split.image), _where(file, part), classes)
-    return Dataset(name, _concatenate(parts["train"]), _concatenate(parts["test"]), classes)
+    others = [] if one_file else sorted({file.name for file in path.glob("*.npz")} - {file.name for _, file in files})
+    warnings = (f"data.path: {path}: not read, neither train*.npz nor test*.npz: {', '.join(others)[:200]}",)
+    return Dataset(
+        name, _concatenate(parts["train"]), _concatenate(parts["test"]), classes, warnings=warnings if others else ()
+    )
+
+
+def read_extra(path: str | os.PathLike, shape: tuple[int, int, int], num_classes: int) -> Split:
+    """Extra training images, mapped from their file rather than read: any number of them, in no memory.
+
+    Args:
+        path: an npz file with `image`, uint8 [M, H, W, C], and `label` (or pseudo-labels), integers [M]. Written by
+            numpy.savez; one written by numpy.savez_compressed is read into memory, up to 4 GiB.
+        shape: (H, W, C) of the images they are mixed with.
+        num_classes: number of classes.
+
+    Returns:
+        Images that are read from the file when they are indexed (their checksum is not verified), and labels.
+
+    Raises:
+        InputError: no such file or arrays, another type or shape, labels outside the classes, compressed images of
+            more than 4 GiB.
+    """
+    file = pathlib.Path(path)
+    where = f"data.extra_path: {file}"
+    try:
+        found = members(file, where)
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror or type(error).__name__}") from None
+    if not {"image", "label"} <= set(found):
+        raise InputError(f"{where}: looked for the arrays image and label, found {', '.join(found)[:200] or 'none'}")
+    image, label = found["image"], found["label"]
+    if image.dtype != np.uint8 or image.shape[1:] != tuple(shape) or not image.shape[0]:
+        raise InputError(f"{where}: images are {image.dtype} {list(image.shape)}; allowed: uint8 {['M', *shape]}")
+    if image.offset is None and image.nbytes > _MOST_COMPRESSED:
+        raise InputError(
+            f"{where}: {image.nbytes / 1e9:.1f} GB of compressed images, which cannot be mapped; allowed: the same "
+            "arrays written by numpy.savez(FILE, image=image, label=label)"
+        )
+    split = Split(image.map(), check_labels(label.read(), image.shape[0], where, num_classes))
+    if split.image[:1024].max() <= 1:
+        raise InputError(f"{where}: the values of the first images are 0 or 1; allowed: integers in [0, 255]")
+    return split
 
 
 def _shards(folder: pathlib.Path, part: str) -> list[pathlib.Path]:
@@ -87,30 +134,21 @@ def _concatenate(splits: list[Split]) -> Split:
     return Split(np.concatenate([s.image for s in splits]), np.concatenate([s.label for s in splits]))
 
 
-def _read_part(file: pathlib.Path, part: str, one_file: bool) -> Split:
+def _part_arrays(file: pathlib.Path, part: str, one_file: bool) -> tuple[Member, Member]:
     pairs = [(f"x_{part}", f"y_{part}")] if one_file else [("image", "label"), (f"x_{part}", f"y_{part}")]
     where = _where(file, part)
-    try:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"{where}: holds a single array; an npz archive is needed")
-        with archive:
-            pair = next((p for p in pairs if set(p) <= set(archive.files)), None)
-            if pair is None:
-                wanted = " or ".join(f"{x} and {y}" for x, y in pairs)
-                hint = ""
-                if one_file and "image" in archive.files:
-                    hint = "; image and label go into train*.npz and test*.npz of a directory"
-                raise InputError(
-                    f"{where}: no {part} part: looked for the arrays {wanted}, "
-                    f"found {', '.join(archive.files) or 'none'}{hint}"
-                )
-            image, label = (np.asarray(archive[key]) for key in pair)
-    except InputError:
-        raise
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        if "allow_pickle" in str(error) and zipfile.is_zipfile(file):
-            raise InputError(f"{where}: holds pickled objects, which are not loaded; allowed: plain arrays") from None
-        raise InputError(f"{where}: not a readable npz file ({type(error).__name__})") from None
-    image = check_images(image, where)
-    return Split(image, check_labels(label, len(image), where))
+    found = members(file, where)
+    for image, label in pairs:
+        if image in found and label in found:
+            return found[image], found[label]
+    wanted = " or ".join(f"{x} and {y}" for x, y in pairs)
+    hint = ""
+    if one_file and "image" in found:
+        hint = "; image and label go into train*.npz and test*.npz of a directory"
+    names = ", ".join(found)[:200] or "none"
+    raise InputError(f"{where}: no {part} part: looked for the arrays {wanted}, found {names}{hint}")
+
+
+def _read_part(image: Member, label: Member) -> Split:
+    images = check_images(image.read(), image.where)
+    return Split(images, check_labels(label.read(), len(images), label.where))

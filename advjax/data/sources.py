@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from advjax.data import digits, folder, npz, tfds
-from advjax.data.base import Dataset
+from advjax.data.base import Dataset, inspect
 from advjax.errors import InputError, unknown
 
 # The TFDS builders that are listed. Data read from a path under one of these names must have its classes.
@@ -48,7 +48,13 @@ def load(name: str, path: str | os.PathLike | None = None, **options: Any) -> Da
         as_folder = name == "image_folder" or (name != "npz" and (path / "train").is_dir())
         _check_options(given, ("num_classes", "image_size") if as_folder else ("num_classes",), f"data from {path}")
         given.setdefault("num_classes", _CLASSES.get(name))
-        return folder.read(name, path, **given) if as_folder else npz.read(name, path, **given)
+        try:
+            dataset = folder.read(name, path, **given) if as_folder else npz.read(name, path, **given)
+        except OSError as error:
+            raise InputError(f"data.path: {error.filename or path}: {error.strerror or type(error).__name__}") from None
+        return dataset._replace(
+            warnings=(*dataset.warnings, *inspect(dataset.train, dataset.test, f"data.path: {path}"))
+        )
     if name == "npz":
         raise InputError("data.path: none given; npz needs an npz file or a directory of npz shards")
     if name == "image_folder":

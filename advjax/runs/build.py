@@ -69,6 +69,11 @@ def load_parts(config: Config) -> Parts:
     """The data, with the validation part taken out of the training set."""
     dataset = load_data(config.data)
     train, validation, index = data.split_validation(dataset.train, config.data.validation, config.seed)
+    if config.data.examples:
+        train = data.subset(train, config.data.examples)
+    if config.data.label_noise:
+        labels, _ = data.inject_label_noise(train.label, config.data.label_noise, dataset.num_classes, config.seed)
+        train = train._replace(label=labels)
     return Parts(dataset._replace(train=train), validation, index)
 
 

@@ -11,7 +11,6 @@ from advjax import models
 from advjax.runs.display import Display, duration
 from advjax.runs.experiment import Experiment
 from advjax.runs.train import first_state, make_trainer
-from advjax.training.step import Data
 
 
 def describe(experiment: Experiment, display: Display) -> None:
@@ -60,9 +59,9 @@ def _time(experiment: Experiment) -> str:
 def time_step(experiment: Experiment, repeats: int = 3) -> tuple[float, float]:
     """(seconds to compile and run the first step, seconds of a further one), measured on the devices at hand."""
     trainer, train = make_trainer(experiment), experiment.dataset.train
-    step = trainer.program(trainer.phase(0))
-    state, frozen, data = trainer.place((first_state(trainer, experiment), experiment.frozen, Data(*train)))
-    rest = (frozen, data, trainer.order(len(train.label), experiment.config.batch_size, 0))
+    step = trainer.program(trainer.phase(0), experiment.dataset.image_shape)
+    state, frozen = trainer.place((first_state(trainer, experiment), experiment.frozen))
+    rest = (frozen, trainer.data(train), trainer.order(len(train.label), experiment.config.batch_size, 0))
     started = time.perf_counter()
     state, metrics = jax.block_until_ready(step(state, *rest))
     compiling, started = time.perf_counter() - started, time.perf_counter()

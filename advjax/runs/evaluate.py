@@ -166,7 +166,7 @@ def evaluate_experiment(
         networks,
         results,
         teachers=known,
-        doubts=teachers.doubts(known, experiment.dataset.num_classes),
+        doubts=[*experiment.dataset.warnings, *teachers.doubts(known, experiment.dataset.num_classes)],
         peers=experiment.method.interchangeable,
     )
 

@@ -53,6 +53,8 @@ def finish(
         display.line(f"finished already: {folder / 'report.md'}")
         return read_json(folder, "report.json")
     experiment = build(config)
+    for warning in experiment.dataset.warnings:
+        display.line(f"warning: {warning}")
     workdir.prepare(folder, experiment)
     experiment, known = prepare_teachers(experiment, folder, display)
     train(experiment, folder, display)

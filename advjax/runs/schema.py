@@ -23,6 +23,7 @@ from advjax.errors import InputError, unknown, within
 from advjax.fields import (
     SEED,
     Number,
+    Parsed,
     above,
     above_up_to,
     at_least,
@@ -40,6 +41,7 @@ NOT_TRAINING = ("evaluation", "log", "devices", "parallel", "data.path", "data.d
 # What a teacher that is trained first takes from its student's config.
 SHARED = ("devices", "parallel", "precision", "data", "evaluation", "log", "compilation_cache")
 
+AUGMENT = Parsed(data.parse_augment, ", ".join(data.KINDS))
 NETWORK = {"name": "resnet18", "width": 0, "mean": (), "std": ()}
 
 
@@ -57,10 +59,12 @@ class DataConfig(Group):
 
     name: str = field("cifar10", help="digits, npz, image_folder, or a tensorflow-datasets builder")
     path: str = field("", help="npz file, folder of shards, or image folder; empty: what the name says")
-    augment: str = field("crop_flip", one_of(*data.KINDS, kind="augmentation"), "of the training images")
+    augment: str = field("crop_flip", AUGMENT, "of the training images: steps joined by +")
     validation: int = field(
         1000, at_least(0), "training images held out to choose the best checkpoint; 0: only the last"
     )
+    examples: int = field(0, at_least(0), "train on this many images, always the same ones; 0: all")
+    label_noise: float = field(0.0, between(0, 1), "share of the training labels that are redrawn at random")
     image_size: int = field(0, at_least(0), "resize image folders to this many pixels a side; 0: as they are")
     num_classes: int = field(0, at_least(0), "of data from a path; 0: what the name or the labels say")
     data_dir: str = field("", help="where tensorflow-datasets keeps its data")

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from advjax import parallel
-from advjax.data import Split, epoch_order, to_float
+from advjax.data import Split, epoch_order, to_float, to_rows
 from advjax.errors import InputError
 from advjax.methods.base import Batch, Method
 from advjax.training.state import TrainState, create_state
@@ -155,25 +155,36 @@ class Trainer:
             frozen: name -> variables of the teachers, on all devices (`place`).
         """
         per_epoch = -(-len(train.label) // batch_size)
-        data = self.place(Data(*train))
+        shape = train.image.shape[1:]
+        data = self.data(train)
         for epoch in range(first // per_epoch, self.config.epochs):
             order = self.order(len(train.label), batch_size, epoch)
-            program = self._program(self.phase(epoch), (batch_size, *train.image.shape[1:]), indexed=True)
+            program = self._program(self.phase(epoch), (batch_size, *shape), indexed=True)
             for index in range(first % per_epoch if epoch == first // per_epoch else 0, per_epoch):
                 state, metrics = program(state, frozen or {}, data, order)
                 yield epoch * per_epoch + index + 1, state, metrics
+
+    def data(self, train: Split) -> Data:
+        """A training set on all devices."""
+        return self.place(Data(to_rows(train.image), train.label))
 
     def order(self, count: int, batch_size: int, epoch: int) -> Order:
         """The batches of an epoch, cut over the devices."""
         order = Order(*epoch_order(self.config.seed, epoch, count, batch_size))
         return parallel.split(parallel.shares(order, self.devices, axis=1), self.devices)
 
-    def program(self, phase: Hashable, *, indexed: bool = True) -> Any:
-        """The mapped step of a phase, not compiled yet: `(state, frozen, data, order)`, or with `indexed=False`
-        `(state, frozen, epoch, batch)`; see `advjax.training.step`."""
+    def program(self, phase: Hashable, image_shape: tuple[int, int, int] | None = None) -> Any:
+        """The mapped step of a phase, not compiled yet; see `advjax.training.step`.
+
+        Args:
+            phase: what the method says of an epoch.
+            image_shape: of the images in `data`: the step takes `(state, frozen, data, order)`. None: it takes
+                `(state, frozen, epoch, batch)`.
+        """
         step = make_step(self.method, self.modules, self.optimizer, self.config, phase)
-        if indexed:
-            return parallel.map_step(make_indexed_step(step, self.config), self.devices, self.mapping)
+        if image_shape is not None:
+            indexed = make_indexed_step(step, self.config, image_shape)
+            return parallel.map_step(indexed, self.devices, self.mapping)
 
         def on_batch(state, frozen, epoch, batch):
             return step(state, frozen, batch, epoch)
@@ -183,7 +194,7 @@ class Trainer:
     def _program(self, phase: Hashable, shape: tuple[int, ...], *, indexed: bool) -> Any:
         key = (phase, shape, indexed)
         if key not in self._programs:
-            self._programs[key] = self.program(phase, indexed=indexed)
+            self._programs[key] = self.program(phase, shape[1:] if indexed else None)  # type: ignore[arg-type]
         return self._programs[key]
 
 

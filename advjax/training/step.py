@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from advjax import fields, parallel
-from advjax.data import KINDS, augment
-from advjax.fields import SEED, at_least, field, one_of
+from advjax.data import KINDS, augment, from_rows, parse_augment
+from advjax.fields import SEED, Parsed, at_least, field, one_of
 from advjax.methods.base import Aux, Batch, Context, Method, Network, State
 from advjax.training.state import TrainState
 
@@ -22,7 +22,7 @@ Step = Callable[..., tuple[TrainState, Metrics]]
 
 
 class Data(NamedTuple):
-    """The training set on a device: uint8 images [N, H, W, C] and int32 labels [N]."""
+    """The training set on a device: uint8 images as rows [N, R] (`advjax.data.to_rows`) and int32 labels [N]."""
 
     image: jax.Array
     label: jax.Array
@@ -51,7 +51,7 @@ class StepConfig:
     num_classes: int = field(10, at_least(1), "number of classes")
     epochs: int = field(1, at_least(1), "length of the run")
     seed: int = field(0, SEED, "root of all randomness")
-    augment: str = field("none", one_of(*KINDS, kind="augmentation"), "of the training images")
+    augment: str = field("none", Parsed(parse_augment, ", ".join(KINDS)), "of the training images")
     batch_norm: str = field("global", one_of("global", "device"), "whose share of the batch BatchNorm normalises over")
 
     def __post_init__(self) -> None:
@@ -106,18 +106,23 @@ def make_step(
     return step
 
 
-def make_indexed_step(step: Step, config: StepConfig) -> Step:
+def make_indexed_step(step: Step, config: StepConfig, image_shape: tuple[int, int, int]) -> Step:
     """`(state, frozen, data, order) -> (state, metrics)`: the step on the batch that `order` holds for it.
 
     It gathers its batch from the training set by the step counter and augments it, so that nothing but the call itself
     comes from the host.
+
+    Args:
+        step: from `make_step`.
+        config: see `StepConfig`.
+        image_shape: (H, W, C) of the images in `data`.
     """
 
     def indexed(state: TrainState, frozen: Mapping[str, Any], data: Data, order: Order):
         steps = len(order.rows)
         rows, weight = jax.tree.map(lambda leaf: leaf[state.step % steps], (order.rows, order.weight))
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
-        image = augment(key, data.image[rows], rows, config.augment)
+        image = augment(key, from_rows(data.image[rows], image_shape), rows, config.augment)
         return step(state, frozen, Batch(image, data.label[rows], rows, weight), state.step // steps)
 
     return indexed

@@ -15,7 +15,6 @@ from advjax.runs import schema
 from advjax.runs.estimate import with_stand_ins
 from advjax.runs.experiment import Experiment, Parts
 from advjax.runs.train import first_state, make_trainer
-from advjax.training.step import Data
 
 
 def made_up(count: int, classes: int, size: int) -> Parts:
@@ -105,10 +104,10 @@ class Step:
 
     def __init__(self, run: Experiment) -> None:
         trainer, train = make_trainer(run), run.dataset.train
-        self.mapped: Any = trainer.program(trainer.phase(run.config.epochs - 1))
+        self.mapped: Any = trainer.program(trainer.phase(run.config.epochs - 1), run.dataset.image_shape)
         order = trainer.order(len(train.label), run.config.batch_size, 0)
-        self.state, *rest = trainer.place((first_state(trainer, run), run.frozen, Data(*train)))
-        self.rest = (*rest, order)
+        self.state, frozen = trainer.place((first_state(trainer, run), run.frozen))
+        self.rest = (frozen, trainer.data(train), order)
         self._call: Callable[..., Any] = self.mapped
 
     def __call__(self) -> Any:

@@ -32,7 +32,7 @@ def _digits(config):
 
 def _cifar100(config):
     config.network.update({"mean": common.CIFAR100_MEAN, "std": common.CIFAR100_STD})
-    config.data.augment = "crop_flip_rotate15"
+    config.data.augment = "crop+flip+rotate15"
     return common.cifar(config, 100)
 
 

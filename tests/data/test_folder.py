@@ -1,3 +1,6 @@
+import os
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,11 +36,19 @@ def imagenet(root, test="val", shape=(6, 5, 3)):
 def test_imagenet_layout(tmp_path, test):
     written = imagenet(tmp_path, test)
     (tmp_path / "train/cat/readme.txt").write_text("no image")
+    (tmp_path / "train/list.csv").write_text("no image")
+    (tmp_path / "train/cat/._a.PNG").write_text("what macOS leaves behind")
+    (tmp_path / "train/cat/.hidden").mkdir()
+    (tmp_path / "train/cat/.hidden/0.png").write_text("a preview")
     data = load("image_folder", tmp_path)
     assert data.classes == ("cat", "dog") and data.num_classes == 2 and data.image_shape == (6, 5, 3)
     expected = [written[name] for name in ("train/cat/a.PNG", "train/cat/z.png", "train/dog/b.png")]
     np.testing.assert_array_equal(data.train.image, expected)
     assert data.train.label.tolist() == [0, 0, 1] and data.train.label.dtype == np.int32
+    (line,) = data.warnings
+    assert (
+        line.startswith("data.path") and "2 entries were not read (.csv 1, .txt 1), train/list.csv among them" in line
+    )
     np.testing.assert_array_equal(data.test.image, [written[f"{test}/cat/1.png"], written[f"{test}/dog/2.png"]])
     assert data.test.label.tolist() == [0, 1]
 
@@ -63,6 +74,15 @@ def test_tiny_imagenet_layout(tmp_path):
 
     (tmp_path / "val/val_annotations.txt").write_text("val_0.png\tn02\t0\t0\t62\t57\nval_1.png\tn09\t3\t3\t9\t9\n")
     with pytest.raises(InputError, match=r"val_annotations\.txt, line 2: .*n09"):
+        load("tiny_imagenet", tmp_path)
+    (tmp_path / "val/val_annotations.txt").write_text("val_0.png\tn02\t0\t0\t62\t57\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"data\.path: .*val_annotations\.txt is not in UTF-8"):
+        load("tiny_imagenet", tmp_path)
+    (tmp_path / "val/val_annotations.txt").write_text("val_0.png\tn02\t0\t0\t62\t57\n", encoding="utf-8-sig")
+    assert load("tiny_imagenet", tmp_path).test.label.tolist() == [1]
+    os.mkfifo(tmp_path / "val/images/pipe.png")
+    (tmp_path / "val/val_annotations.txt").write_text("pipe.png\tn02\n")
+    with pytest.raises(InputError, match=r"data\.path: .*pipe\.png does not exist or is no regular file"):
         load("tiny_imagenet", tmp_path)
 
 
@@ -128,6 +148,52 @@ def test_refuses_what_is_no_image_folder(tmp_path):
     refused(r"1\.png is not a readable image")
     Image.fromarray(np.zeros((6, 5), np.uint16)).save(tmp_path / "train/cat/1.png")
     refused("allowed: 8 bits per channel")
+
+
+def test_pipes_devices_and_links_are_not_followed(tmp_path):
+    written = imagenet(tmp_path)
+    os.mkfifo(tmp_path / "train/cat/pipe.png")
+    (tmp_path / "train/cat/zero.png").symlink_to("/dev/zero")
+    (tmp_path / "train/cat/around").symlink_to(tmp_path)
+    (tmp_path / "train/itself").symlink_to("itself")
+    data = load("image_folder", tmp_path)
+    np.testing.assert_array_equal(data.train.image[1], written["train/cat/z.png"])
+    assert len(data.train.label) == 3 and "4 entries were not read" in data.warnings[0]
+    # A class may lie elsewhere, but not around the folder that names it.
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere/0.png")
+    (tmp_path / "train/linked").symlink_to(tmp_path / "elsewhere")
+    assert load("image_folder", tmp_path).classes == ("cat", "dog", "linked")
+    (tmp_path / "train/loop").symlink_to("..")
+    with pytest.raises(InputError, match=r"data\.path: .*loop is a symbolic link to a folder around it"):
+        load("image_folder", tmp_path)
+
+
+def test_pictures_that_claim_too_much_and_formats_that_run_programs(tmp_path):
+    imagenet(tmp_path)
+    file = tmp_path / "train/cat/a.PNG"
+    file.write_bytes(b"P5 50000 50000 255\n" + bytes(10))
+    with pytest.raises(InputError, match=r"data\.path: .*a\.PNG claims more pixels than is safe"):
+        load("image_folder", tmp_path)
+    file.write_bytes(b"P5 10000 10000 255\n" + bytes(10))
+    with pytest.raises(InputError, match=r"a\.PNG claims more pixels than is safe"):
+        load("image_folder", tmp_path)
+    # EPS is handed to Ghostscript where there is one; nothing is read that is not one of the named formats.
+    for kind in ("EPS", "PCX"):
+        Image.new("RGB", (5, 6)).save(file, kind)
+        with pytest.raises(InputError, match=r"a\.PNG is not a readable image"):
+            load("image_folder", tmp_path)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    imagenet(tmp_path)
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"data\.path: .*train: Permission denied"):
+        load("image_folder", tmp_path)
 
 
 def test_num_classes_may_exceed_the_folders_but_not_undercut_them(tmp_path):

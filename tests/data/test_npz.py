@@ -1,3 +1,7 @@
+import io
+import os
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -131,6 +135,110 @@ def test_corrupt_files(tmp_path):
     np.save(tmp_path / "single.npy", images())
     with pytest.raises(InputError, match="single array"):
         load("npz", tmp_path / "single.npy")
+
+
+def header(shape, descr="|u1"):
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def archive(path, compression=zipfile.ZIP_STORED, **members):
+    """An npz file of bytes that need be no arrays."""
+    with zipfile.ZipFile(path, "w", compression) as written:
+        for name, content in members.items():
+            written.writestr(f"{name}.npy", content)
+    return path
+
+
+def encrypted(path):
+    """As a zip program with a password would mark its members."""
+    content = bytearray(one_file(path.parent).read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(signature)
+        while place >= 0:
+            content[place + offset] |= 1
+            place = content.find(signature, place + 1)
+    path.write_bytes(content)
+
+
+def claiming(path, size):
+    """A member whose entry claims more bytes than there are, in zip's own directory."""
+    archive(path, zipfile.ZIP_DEFLATED, x_train=header((size,)) + bytes(99), y_train=header((1,)) + b"0")
+    content = bytearray(path.read_bytes())
+    place = content.find(b"PK\x01\x02")
+    content[place + 24 : place + 28] = min(size + 128, 2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: archive(p, x_train=header((10**12, 32, 32, 3)) + bytes(9)), "header of shape .*do not fit"),
+        (lambda p: archive(p, x_train=header((10**300,)) + bytes(9)), "header of shape .*do not fit"),
+        (lambda p: archive(p, x_train=header((-4, 2)) + bytes(8)), "header of shape .*do not fit"),
+        (lambda p: archive(p, x_train=header((9,), "O") + bytes(72)), "pickled objects"),
+        (lambda p: claiming(p, 2**32), "claims 4294967294 bytes, more than the file's .* can hold"),
+        (lambda p: archive(p, zipfile.ZIP_LZMA, x_train=header((9,)) + bytes(9)), "compressed by zip's method 14"),
+        (encrypted, "encrypted"),
+        (lambda p: archive(p, x_train=b""), "not a readable npz"),
+        (lambda p: archive(p, x_train=header((9,)).replace(b"shape", b"sh)pe") + bytes(9)), "not a readable npz"),
+        (lambda p: archive(p, x_train=b"\x93NUMPY\x01\x00\x40\x00" + b"(" * 64), "not a readable npz"),
+        (lambda p: archive(p, x_train=b"\x93NUMPY\x07\x00" + bytes(99)), "not a readable npz"),
+        (lambda p: os.mkfifo(p), "neither a file nor a directory"),
+    ],
+)
+def test_hostile_files_cost_no_memory_and_do_not_hang(tmp_path, make, message):
+    path = tmp_path / "hostile.npz"
+    make(path)
+    with pytest.raises(InputError, match=message) as error:
+        load("npz", path)
+    assert str(error.value).startswith("data.path") and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_pipe_among_the_shards(tmp_path):
+    os.mkfifo(tmp_path / "train_0.npz")
+    save(tmp_path / "test.npz", image=images(), label=labels())
+    with pytest.raises(InputError, match=r"train_0\.npz .*no regular file"):
+        load("npz", tmp_path)
+
+
+def test_more_than_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("advjax.data.base.os.sysconf", lambda name: 10)
+    with pytest.raises(InputError, match=r"data\.path: .*all\.npz takes 0\.0 GB, this machine has 0\.0 GB"):
+        load("npz", one_file(tmp_path))
+
+
+def test_what_may_be_meant_is_warned_about(tmp_path):
+    def warnings(**replaced):
+        data = load("npz", one_file(tmp_path, **replaced))
+        assert all(line.startswith("data.path: ") and "\n" not in line for line in data.warnings)
+        return data.warnings
+
+    assert warnings() == ()
+    (line,) = warnings(y_train=labels() + 1)
+    assert "labels run from 1 to 3, without a 0" in line
+    (line,) = warnings(y_train=labels() * 0, y_test=labels(3) * 0)
+    assert "a single class" in line
+    train = images()
+    (line,) = warnings(x_train=train, x_test=train[3:])
+    assert "3 of 3 test images are training images" in line
+    train[4] = train[1]
+    (line,) = warnings(x_train=train)
+    assert "1 of 6 training images repeat" in line
+    with pytest.raises(InputError, match=r"all training images are 0 or 1, .*multiply by 255"):
+        warnings(x_train=images() % 2)
+    with pytest.raises(InputError, match="all test images are 0 or 1"):
+        warnings(x_test=images(3) % 2)
+
+
+def test_the_same_shard_twice_and_one_that_is_not_read(tmp_path):
+    for name in ("train_0", "train_1"):
+        save(tmp_path / f"{name}.npz", image=np.arange(200, dtype=np.uint8).reshape(2, 10, 10), label=labels(2))
+    save(tmp_path / "test.npz", image=images(2, (10, 10)), label=labels(2))
+    save(tmp_path / "valid.npz", image=images(2, (10, 10)), label=labels(2))
+    unread, repeated = load("npz", tmp_path).warnings
+    assert "valid.npz" in unread and "2 of 4 training images repeat an earlier one" in repeated
 
 
 def test_cifar10(test_data):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advjax.data import Split, epoch_order, inject_label_noise, split_validation
+from advjax.data import Split, epoch_order, inject_label_noise, mixed_order, split_validation, subset
 from advjax.errors import InputError
 
 
@@ -50,6 +50,80 @@ def test_epoch_order_never_changes():
 def test_epoch_order_refuses(arguments, field):
     with pytest.raises(InputError, match=field):
         epoch_order(*arguments)
+
+
+@given(
+    st.integers(0, 99),
+    st.integers(0, 20),
+    st.integers(1, 60),
+    st.integers(1, 90),
+    st.integers(1, 30),
+    st.floats(0, 0.99),
+)
+def test_mixed_order_is_shuffled_passes_and_uniform_draws(seed, epoch, n, extra, batch_size, ratio):
+    batches = [mixed_order(seed, e, n, extra, batch_size, ratio)[0] for e in range(epoch + 1)]
+    steps, added = -(-n // batch_size), int(ratio * batch_size + 1e-6)
+    index = batches[-1]
+    assert index.dtype == np.int32 and index.shape == (steps, batch_size) and index.min() >= 0
+    from_extra = index >= n
+    assert (from_extra.sum(1) == added).all() and index.max() < n + extra
+    # Wherever a batch is cut, either part has its share of the extra images, to less than one.
+    cut = from_extra[:, : batch_size // 2].sum(1)
+    assert (abs(cut - added * (batch_size // 2) / batch_size) < 1).all()
+    # All epochs' real rows, one after the other, are the permutations of `epoch_order`, one after the other.
+    rows = np.concatenate([b[b < n] for b in batches])
+    passes = [epoch_order(seed, p, n, n)[0][0] for p in range(len(rows) // n + 1)]
+    np.testing.assert_array_equal(rows, np.concatenate(passes)[: len(rows)])
+
+
+def test_mixed_order_draws_every_extra_image_alike():
+    index, weight = mixed_order(1, 3, 4000, 10, 100, 0.29)
+    drawn = index[index >= 4000] - 4000
+    # 29 of 100 (not 28, as int(0.29 * 100) has it): 116 expected of each, standard deviation 10.
+    assert len(drawn) == 29 * 40 and (abs(np.bincount(drawn, minlength=10) - 116) < 50).all()
+    assert (weight == 1).all() and weight.shape == index.shape
+    assert not np.array_equal(index, mixed_order(1, 4, 4000, 10, 100, 0.29)[0])
+    assert not np.array_equal(drawn, mixed_order(2, 3, 4000, 10, 100, 0.29)[0][index >= 4000] - 4000)
+    assert mixed_order(3, 7, 5, 4, 4, 0.5)[0].tolist() == [[0, 6, 3, 8], [1, 7, 3, 8]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0, 4, 2, 2, 1.0), "ratio is 1.0"),
+        ((0, 0, 4, 2, 2, float("nan")), "ratio is nan"),
+        ((0, 0, 4, 0, 2, 0.5), "extra is 0"),
+        ((0, 0, 4, 2**31, 2, 0.5), r"fewer than 2\^31"),
+        ((0, 0, 0, 1, 2, 0.5), "n is 0"),
+        ((0, -1, 4, 1, 2, 0.5), "epoch is -1"),
+        ((0, 0, 4, 1, 0, 0.5), "batch_size is 0"),
+    ],
+)
+def test_mixed_order_refuses(arguments, message):
+    with pytest.raises(InputError, match=message):
+        mixed_order(*arguments)
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=120), st.floats(0.01, 1))
+def test_subset_keeps_the_shares_of_the_classes(labels, share):
+    split = _split(labels)
+    size = max(1, int(share * len(labels)))
+    kept = subset(split, size)
+    rows = kept.image.ravel()
+    assert len(kept.label) == size and (np.diff(rows.astype(int)) > 0).all()
+    np.testing.assert_array_equal(kept.label, split.label[rows])
+    exact = size * np.bincount(labels, minlength=5) / len(labels)
+    assert (np.abs(np.bincount(kept.label, minlength=5) - exact) < 1).all()
+    np.testing.assert_array_equal(rows, subset(split, size).image.ravel())
+
+
+def test_subsets_are_nested_drawn_from_everywhere_and_refused_beyond_the_set():
+    split = _split(np.arange(200) % 10)
+    small, large = (set(subset(split, size).image.ravel()) for size in (50, 100))
+    assert small < large and min(large) < 20 and max(large) > 180
+    for size in (0, -1, 201):
+        with pytest.raises(InputError, match=r"data\.examples: .*allowed: 1\.\.200"):
+            subset(split, size)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=120), st.floats(0, 0.999), st.integers(0, 1000))

@@ -194,7 +194,7 @@ def test_fgsm_rs_cycles_its_momentum():
 def test_pgd_at_on_cifar100_has_its_own_statistics_border_and_rotation(name):
     ten, hundred = recipe(name, "cifar10"), recipe(name, "cifar100")
     assert (ten.network["mean"][0], hundred.network["mean"][0]) == (0.4914, 0.5071)
-    assert (ten.data.augment, hundred.data.augment) == ("reflect_crop_flip", "crop_flip_rotate15")
+    assert (ten.data.augment, hundred.data.augment) == ("reflect_crop_flip", "crop+flip+rotate15")
 
 
 def test_the_best_checkpoint_of_bmtard_is_by_the_mean_of_clean_and_robust():

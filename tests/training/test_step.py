@@ -97,7 +97,7 @@ def test_networks_start_differently_and_seeds_matter():
 
 def test_the_step_needs_nothing_from_the_host():
     run = Run(Natural(), devices=4).step()
-    frozen, data = parallel.replicate((run.frozen, run.data), run.devices)
+    frozen, data = parallel.replicate((run.frozen, run.rows), run.devices)
     order = run.order()
     step, state = run._steps[None], run._state
     with jax.transfer_guard("disallow"):
