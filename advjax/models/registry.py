@@ -13,20 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from advjax.errors import InputError, unknown
-from advjax.models.layers import Network
+from advjax.models.layers import ImageClassifier
 from advjax.models.mobilenet_v2 import MobileNetV2
+from advjax.models.normalisation import CIFAR10_MEAN, CIFAR10_STD
 from advjax.models.preact_resnet import PreActResNet
 from advjax.models.resnet import ResNet
 from advjax.models.small_cnn import SmallCNN, TinyCNN
 from advjax.models.vit import VisionTransformer
 from advjax.models.wide_resnet import DeepMindWideResNet, WideResNet
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2471, 0.2435, 0.2616)
-
 _THREE_STAGES = {"width": 16, "strides": (1, 2, 2)}
 _DEEPMIND = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
-_NETWORKS: dict[str, tuple[type[Network], dict[str, Any]]] = {
+_NETWORKS: dict[str, tuple[type[ImageClassifier], dict[str, Any]]] = {
     "mobilenet_v2": (MobileNetV2, {}),
     "preact_resnet18": (PreActResNet, {"blocks": (2, 2, 2, 2)}),
     "preact_resnet34": (PreActResNet, {"blocks": (3, 4, 6, 3)}),
@@ -68,7 +66,7 @@ def options(name: str) -> dict[str, Any]:
     return {f.name: preset.get(f.name, f.default) for f in fields}
 
 
-def create(name: str, num_classes: int, **chosen: Any) -> Network:
+def create(name: str, num_classes: int, **chosen: Any) -> ImageClassifier:
     """A network as a linen module, called `module.apply(variables, images, train=False)`.
 
     Args:
@@ -93,7 +91,7 @@ def create(name: str, num_classes: int, **chosen: Any) -> Network:
     return _NETWORKS[name][0](num_classes=int(num_classes), **merged)
 
 
-def describe(module: Network) -> tuple[str, dict[str, Any]]:
+def describe(module: ImageClassifier) -> tuple[str, dict[str, Any]]:
     """The name of a network and the options in which it differs from the defaults of that name.
 
     Args:

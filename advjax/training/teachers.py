@@ -6,7 +6,7 @@ For every network that a method lists as frozen, `NAME_teacher`, the config has 
                 empty: the teacher is trained first, in the folder teachers/NAME of the workdir
     checkpoint  of a run, trained first or not: "best" or "last"
     member      of a run that trained several networks: which; empty: the one that its report begins with
-    network     architecture of a weights file (a network's name, or one of `advjax.models.teachers`) or of what is
+    network     architecture of a weights file (a network's name, or one of `advjax.models.published`) or of what is
                 trained; a run knows its own
     train       how it is trained: a config without the fields that a teacher shares with its student
 """
@@ -26,9 +26,9 @@ from advjax.data import Dataset, Split
 from advjax.errors import InputError, unknown
 from advjax.evaluate import clean, params_sha256, pgd_steps, run_attack, write_atomically
 from advjax.methods.base import Method
-from advjax.models.teachers import load_teacher
-from advjax.models.teachers import names as published
-from advjax.models.teachers import teacher as published_teacher
+from advjax.models.published import load_teacher
+from advjax.models.published import names as published
+from advjax.models.published import teacher as published_teacher
 from advjax.training.checkpoints import Checkpoints
 from advjax.training.experiment import Experiment, Parts, build, check_fits, create_network
 from advjax.training.log import Display
