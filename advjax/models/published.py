@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+
 from advjax.errors import InputError, unknown
-from advjax.models.layers import ImageClassifier
 from advjax.models.normalisation import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -88,9 +89,7 @@ def teacher(name: str) -> PublishedTeacher:
     return TEACHERS[name]
 
 
-def load_teacher(
-    name: str, path: str | os.PathLike | None = None, **options: Any
-) -> tuple[ImageClassifier, dict[str, Any]]:
+def load_teacher(name: str, path: str | os.PathLike | None = None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     """A published teacher with its architecture and normalisation set right.
 
     Args:
