@@ -22,6 +22,7 @@ class ToyNet(nn.Module):
 
     num_classes: int = CLASSES
     features: int = 4
+    stochastic = False
 
     @nn.compact
     def __call__(self, x, train=False):

@@ -20,9 +20,9 @@ FLOORS = [
     ["training"],
     ["runs"],
 ]
-# Heavy libraries, which most users of a module do without.
+# Heavy or optional libraries, which most users of a module do without.
 HEAVY = {"torch", "tensorflow", "tensorflow_datasets", "matplotlib", "PIL", "tensorboardX", "safetensors", "sklearn"}
-HEAVY |= {"array_record", "orbax", "grain", "etils"}
+HEAVY |= {"array_record", "orbax", "grain", "etils", "equinox", "haiku"}
 
 
 def floor(module):

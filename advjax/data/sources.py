@@ -6,8 +6,11 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
+from advjax import plugins
 from advjax.data import digits, folder, npz, tfds
-from advjax.data.base import Dataset, inspect
+from advjax.data.base import Dataset, Split, check_equal_shapes, check_images, check_labels, inspect
 from advjax.errors import InputError, unknown
 
 # The TFDS builders that are listed. Data read from a path under one of these names must have its classes.
@@ -21,6 +24,8 @@ def names() -> tuple[str, ...]:
 
 def load(name: str, path: str | os.PathLike | None = None, **options: Any) -> Dataset:
     """Reads a data set into main memory, as uint8.
+
+    A name `package.module:function` is called as `function(path, **options)` and returns a `Dataset`.
 
     In memory a data set takes N H W C bytes (CIFAR-10 with its test part 184 MB), on every device the same for the
     training part, where each batch becomes float32 when it is needed. For data sets up to a few GB.
@@ -40,6 +45,8 @@ def load(name: str, path: str | os.PathLike | None = None, **options: Any) -> Da
         InputError: one line that names the field and what is allowed.
     """
     given = {key: value for key, value in options.items() if value}
+    if plugins.is_reference(name) or name in plugins.registered("dataset"):
+        return _from_outside(name, path, given)
     for key in ("num_classes", "image_size"):
         if given.get(key, 1) < 1:
             raise InputError(f"data.{key} is {given[key]}; allowed: integers from 1 on, 0 for the default")
@@ -70,3 +77,23 @@ def _check_options(given: dict[str, Any], allowed: tuple[str, ...], source: str)
     for key in given:
         if key not in allowed:
             raise unknown(f"option for {source}: data field", key, allowed)
+
+
+def _from_outside(name: str, path: str | os.PathLike | None, options: dict[str, Any]) -> Dataset:
+    make = plugins.resolve(name, "dataset", names())
+    try:
+        made = make(path, **options)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"data.name: {name} failed: {reason}") from error
+    if not isinstance(made, Dataset):
+        raise InputError(f"data.name: {name} must return an advjax.data.Dataset, it returned {type(made).__name__}")
+    where = f"data.name: {name}"
+    splits = []
+    for split in (made.train, made.test):
+        image = check_images(np.asarray(split.image), where)
+        splits.append(Split(image, check_labels(np.asarray(split.label), len(image), where, made.num_classes)))
+    check_equal_shapes(*splits, where)
+    return made._replace(train=splits[0], test=splits[1])

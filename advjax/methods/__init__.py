@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from advjax.errors import unknown, within
+from advjax import plugins
+from advjax.errors import InputError, unknown, within
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.awp import AWP
 from advjax.methods.base import Aux, Batch, Context, Method, Network, PerExample, State, accuracy
@@ -87,20 +88,26 @@ def names() -> tuple[str, ...]:
 
 
 def class_of(name: str) -> type[Method]:
-    """The class that a name stands for, without its wrappers.
+    """The class that a name stands for, without its wrappers: one of `METHODS`, `package.module:Class`, or what an
+    installed package registers (`advjax.plugins`).
 
     Raises:
         InputError: no method has that name.
     """
-    if name not in METHODS:
+    if name in METHODS:
+        return METHODS[name]
+    if not plugins.is_reference(name) and name not in plugins.registered("method"):
         raise unknown("method", name, METHODS, "name")
-    return METHODS[name]
+    found = plugins.resolve(name, "method", METHODS)
+    if not (isinstance(found, type) and issubclass(found, Method) and dataclasses.is_dataclass(found)):
+        raise InputError(f"must be a class made of advjax.methods.Method by @dataclass, {name} is {found!r}", "name")
+    return found
 
 
 def split_name(name: str) -> tuple[str, tuple[str, ...]]:
     """`"sglr_awp"` as `("sglr", ("awp",))`: the method and the wrappers around it, from the inside out."""
     wrappers: tuple[str, ...] = ()
-    while name not in METHODS and name.rpartition("_")[2] in WRAPPERS:
+    while not plugins.is_reference(name) and name not in METHODS and name.rpartition("_")[2] in WRAPPERS:
         name, _, wrapper = name.rpartition("_")
         wrappers = (wrapper, *wrappers)
     return name, wrappers

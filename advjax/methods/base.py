@@ -22,7 +22,6 @@ import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -108,29 +107,16 @@ class Network:
         if weight is not None and len(x) != len(weight):
             weight = jnp.tile(weight, len(x) // len(weight))
         key, dropout = jax.random.split(self.key)
-        logits, updated = self.module.apply(
+        logits, stats = models.training_forward(
+            self.module,
             {"params": self.params, "batch_stats": self.stats},
             x,
-            train=TrainMode(weight, self.axis_name),
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout},
+            TrainMode(weight, self.axis_name),
+            dropout,
         )
-        stats = jax.lax.stop_gradient(updated.get("batch_stats", self.stats))
-        if reuse_logits is not None and not self._is_random(x):
+        if reuse_logits is not None and not models.is_stochastic(self.module):
             logits = reuse_logits
         return logits, dataclasses.replace(self, stats=stats, key=key)
-
-    def _is_random(self, x: jax.Array) -> bool:
-        """Whether training forwards draw random numbers, such as dropout's."""
-
-        def forward(params, stats, x):
-            return self.module.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
-
-        try:
-            jax.eval_shape(forward, self.params, self.stats, x)
-        except flax.errors.InvalidRngError:
-            return True
-        return False
 
     def with_stats(self, stats: Any) -> Network:
         """The same network with other running statistics."""

@@ -1,21 +1,28 @@
-"""Networks: flax linen modules, NHWC, called `module.apply(variables, images, train=False)`."""
+"""Networks: flax linen modules, NHWC, called `module.apply(variables, images, train=False)`; adapters for others."""
 
-from advjax.models.functional import logits_fn
-from advjax.models.layers import BatchNorm, Conv, Linear, Network, Train, TrainMode, max_pool_2x2
+from advjax.models.adapters import Adapter, from_equinox, from_haiku, from_init_apply, from_nnx
+from advjax.models.functional import is_stochastic, logits_fn, training_forward
+from advjax.models.layers import BatchNorm, Conv, ImageClassifier, Linear, Train, TrainMode, max_pool_2x2
+from advjax.models.published import load_teacher
 from advjax.models.registry import create, describe, init, names, options, parameter_count, variable_shapes
-from advjax.models.teachers import load_teacher
 from advjax.models.torch_io import load_torch, save_torch
 
 __all__ = [
+    "Adapter",
     "BatchNorm",
     "Conv",
+    "ImageClassifier",
     "Linear",
-    "Network",
     "Train",
     "TrainMode",
     "create",
     "describe",
+    "from_equinox",
+    "from_haiku",
+    "from_init_apply",
+    "from_nnx",
     "init",
+    "is_stochastic",
     "load_teacher",
     "load_torch",
     "logits_fn",
@@ -24,5 +31,6 @@ __all__ = [
     "options",
     "parameter_count",
     "save_torch",
+    "training_forward",
     "variable_shapes",
 ]

@@ -285,8 +285,8 @@ def _greater(first: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.where((second > first) | jnp.isnan(second), second, first)
 
 
-class Network(nn.Module):
-    """The options that every network has.
+class ImageClassifier(nn.Module):
+    """What every network of this library is: a linen module with these options.
 
     Attributes:
         num_classes: K, the number of logits.
@@ -301,6 +301,11 @@ class Network(nn.Module):
     std: tuple[float, ...] | None = None
     dtype: Any = "float32"
     forward_mode: bool = False
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a training forward draws random numbers, such as dropout's; these need the key `dropout`."""
+        return False
 
     def prepare(self, x: jax.Array) -> jax.Array:
         """Images [B, H, W, C] in [0, 1] as the first layer expects them: normalised, in the compute dtype.

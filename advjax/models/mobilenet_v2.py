@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from advjax.models.layers import Linear, Network, Train, global_average
+from advjax.models.layers import ImageClassifier, Linear, Train, global_average
 
 # expansion, output channels, blocks, stride of the first block; the paper's second stage has stride 2
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -46,7 +46,7 @@ class InvertedResidual(nn.Module):
         return x + y
 
 
-class MobileNetV2(Network):
+class MobileNetV2(ImageClassifier):
     """MobileNetV2 with ReLU, a stem of stride 1 and a second stage of stride 1.
 
     Attributes:

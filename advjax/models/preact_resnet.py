@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from advjax.errors import unknown
-from advjax.models.layers import Linear, Network, Train, global_average
+from advjax.models.layers import ImageClassifier, Linear, Train, global_average
 
 
 class PreActBlock(nn.Module):
@@ -40,7 +40,7 @@ class PreActBlock(nn.Module):
         return x + y
 
 
-class PreActResNet(Network):
+class PreActResNet(ImageClassifier):
     """A pre-activation ResNet of four stages.
 
     Attributes:

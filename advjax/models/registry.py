@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
+from advjax import plugins
 from advjax.errors import InputError, unknown
-from advjax.models.layers import Network
+from advjax.models.adapters import Adapter, ModelAdapter, arguments, from_equinox, from_nnx
+from advjax.models.layers import ImageClassifier
 from advjax.models.mobilenet_v2 import MobileNetV2
+from advjax.models.normalisation import CIFAR10_MEAN, CIFAR10_STD
 from advjax.models.preact_resnet import PreActResNet
 from advjax.models.resnet import ResNet
 from advjax.models.small_cnn import SmallCNN, TinyCNN
 from advjax.models.vit import VisionTransformer
 from advjax.models.wide_resnet import DeepMindWideResNet, WideResNet
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2471, 0.2435, 0.2616)
-
 _THREE_STAGES = {"width": 16, "strides": (1, 2, 2)}
 _DEEPMIND = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
-_NETWORKS: dict[str, tuple[type[Network], dict[str, Any]]] = {
+_NETWORKS: dict[str, tuple[type[ImageClassifier], dict[str, Any]]] = {
     "mobilenet_v2": (MobileNetV2, {}),
     "preact_resnet18": (PreActResNet, {"blocks": (2, 2, 2, 2)}),
     "preact_resnet34": (PreActResNet, {"blocks": (3, 4, 6, 3)}),
@@ -50,6 +52,9 @@ _NETWORKS: dict[str, tuple[type[Network], dict[str, Any]]] = {
 }
 
 
+_OURS = ("num_classes", "parent", "name")
+
+
 def names() -> tuple[str, ...]:
     """Every network's name, sorted."""
     return tuple(sorted(_NETWORKS))
@@ -58,61 +63,149 @@ def names() -> tuple[str, ...]:
 def options(name: str) -> dict[str, Any]:
     """The options of a network and their defaults, e.g. `{"width": 64, "dtype": "float32", ...}`.
 
+    Args:
+        name: one of `names()`, or a network from outside (`create`); an option of it that has no default is None here.
+
     Raises:
         InputError: no network has that name.
     """
     if name not in _NETWORKS:
-        raise unknown("network", name, names())
+        return _arguments(name, _from_outside(name))
     cls, preset = _NETWORKS[name]
-    fields = [f for f in dataclasses.fields(cls) if f.name not in ("num_classes", "parent", "name")]
+    fields = [f for f in dataclasses.fields(cls) if f.name not in _OURS]
     return {f.name: preset.get(f.name, f.default) for f in fields}
 
 
-def create(name: str, num_classes: int, **chosen: Any) -> Network:
+def create(name: str, num_classes: int, **chosen: Any) -> nn.Module:
     """A network as a linen module, called `module.apply(variables, images, train=False)`.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or a network from outside: `package.module:Object`, or a name that an installed package
+            registers under `advjax.networks`. Object is the class of a linen, NNX or Equinox module, or a function that
+            gives a linen module or an adapter (`advjax.models.from_haiku` and its like), called with `num_classes=` and
+            the options.
         num_classes: K, the number of logits.
         **chosen: options of that network (see `options`), plain values; `mean` and `std` per channel normalise inside
             the network, `dtype` ("bfloat16") sets the precision of the computation.
 
     Returns:
-        A linen module, hashable, equal to any other made with the same arguments.
+        A linen module or an adapter, hashable, equal to any other made with the same arguments.
 
     Raises:
         InputError: an unknown name or option, or a value that the option cannot take.
     """
+    if isinstance(num_classes, bool) or num_classes < 1:
+        raise InputError(f"num_classes must be at least 1, not {num_classes}")
+    if name not in _NETWORKS:
+        return _create_from_outside(name, int(num_classes), chosen)
     known = options(name)
     for option in chosen:
         if option not in known:
             raise unknown(f"option of network {name}", option, known)
-    if num_classes < 1:
-        raise InputError(f"num_classes must be at least 1, not {num_classes}")
     merged = {key: _plain(key, value, known[key]) for key, value in {**known, **chosen}.items()}
     return _NETWORKS[name][0](num_classes=int(num_classes), **merged)
 
 
-def describe(module: Network) -> tuple[str, dict[str, Any]]:
+def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
     """The name of a network and the options in which it differs from the defaults of that name.
 
     Args:
         module: a network made by `create`.
 
     Returns:
-        (name, options) such that `create(name, module.num_classes, **options)` equals `module`.
+        (name, options) such that `create(name, module.num_classes, **options)` equals `module`; `package.module:Class`
+        for a class from outside.
 
     Raises:
-        InputError: a module that is none of these networks.
+        InputError: a module that is none of these networks, of a class that no import finds.
     """
+    if isinstance(module, Adapter):
+        return _describe_adapter(module)
     found = []
     for name, (cls, _) in _NETWORKS.items():
         if cls is type(module):
-            own = {option: (getattr(module, option), default) for option, default in options(name).items()}
-            found.append((name, {option: value for option, (value, default) in own.items() if value != default}))
-    if not found:
-        raise unknown("network class", type(module).__name__, {cls.__name__ for cls, _ in _NETWORKS.values()})
-    return min(found, key=lambda item: len(item[1]))
+            found.append((name, _differing(module, options(name))))
+    if found:
+        return min(found, key=lambda item: len(item[1]))
+    name = plugins.reference(type(module))
+    return name, _differing(module, _arguments(name, type(module)))
+
+
+def _differing(module: nn.Module, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    own = {option: getattr(module, option) for option in defaults}
+    return {option: value for option, value in own.items() if value != defaults[option]}
+
+
+def _describe_adapter(module: Adapter) -> tuple[str, dict[str, Any]]:
+    if module.origin is not None:
+        return module.origin
+    if not isinstance(module, ModelAdapter):
+        raise InputError("a network made of functions has no name: give create() the function that makes it")
+    return plugins.reference(module.make), {k: v for k, v in module.options if k != "num_classes"}
+
+
+def _from_outside(name: str) -> Callable[..., Any]:
+    found = plugins.resolve(name, "network", names())
+    if not callable(found):
+        raise InputError(f"network {name} is a {type(found).__name__}, not a class or function that makes a network")
+    return found
+
+
+def _arguments(name: str, make: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword arguments of what makes a network, but for those that every one gets."""
+    try:
+        parameters = arguments(make)
+    except (TypeError, ValueError):
+        raise InputError(f"network {name} cannot be asked for its arguments, so it is no network") from None
+    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if "num_classes" not in (p.name for p in named):
+        raise InputError(f"network {name} is no network: it takes no argument num_classes")
+    taken = [*_OURS, *(("rngs",) if _is_nnx(make) else ()), *(("key",) if _is_equinox(make) else ())]
+    return {p.name: None if p.default is p.empty else p.default for p in named if p.name not in taken}
+
+
+def _create_from_outside(name: str, num_classes: int, chosen: Mapping[str, Any]) -> nn.Module:
+    make = _from_outside(name)
+    known = _arguments(name, make)
+    # A run always says its precision; whoever knows no dtype computes in float32.
+    given = {k: v for k, v in chosen.items() if k != "dtype" or k in known or v != "float32"}
+    for option in given:
+        if option not in known:
+            raise unknown(f"option of network {name}", option, known)
+    given = {option: _hashable(value) for option, value in given.items()}
+    module: Any
+    try:
+        if _is_nnx(make):
+            module = from_nnx(make, num_classes=num_classes, **given)
+        elif _is_equinox(make):
+            module = from_equinox(make, num_classes=num_classes, **given)
+        else:
+            module = make(num_classes=num_classes, **given)
+        hash(module if isinstance(module, (nn.Module, Adapter)) else None)
+    except InputError:
+        raise
+    except Exception as error:  # a foreign class can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"network {name} cannot be made: {reason}") from error
+    if isinstance(module, Adapter):
+        module = dataclasses.replace(module, origin=(name, given))
+    elif not isinstance(module, nn.Module):
+        kinds = "a linen module or an adapter (advjax.models.from_nnx, from_equinox, from_haiku, from_init_apply)"
+        raise InputError(f"network {name} gives a {type(module).__name__}, not {kinds}")
+    return module
+
+
+def _is_nnx(make: Any) -> bool:
+    return inspect.isclass(make) and issubclass(make, nnx.Module)
+
+
+def _is_equinox(make: Any) -> bool:
+    # Without importing Equinox, which whoever has such a class has imported.
+    return inspect.isclass(make) and any(c.__module__.startswith("equinox.") for c in make.__mro__)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _plain(option: str, value: Any, default: Any) -> Any:

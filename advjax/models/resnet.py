@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from advjax.errors import unknown
-from advjax.models.layers import Linear, Network, Train, global_average
+from advjax.models.layers import ImageClassifier, Linear, Train, global_average
 
 
 class BasicBlock(nn.Module):
@@ -71,7 +71,7 @@ def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, train:
     return block.norm(name="shortcut_1")(x, train)
 
 
-class ResNet(Network):
+class ResNet(ImageClassifier):
     """A ResNet.
 
     Attributes:

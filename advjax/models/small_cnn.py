@@ -7,8 +7,8 @@ import jax
 
 from advjax.errors import InputError
 from advjax.models.layers import (
+    ImageClassifier,
     Linear,
-    Network,
     Train,
     he_fan_in,
     max_pool_2x2,
@@ -16,7 +16,7 @@ from advjax.models.layers import (
 )
 
 
-class TinyCNN(Network):
+class TinyCNN(ImageClassifier):
     """For 8x8 digits: three 3x3 convolutions with BatchNorm and ReLU, the second of stride 2, and two linear layers.
 
     Attributes:
@@ -38,7 +38,7 @@ class TinyCNN(Network):
         return Linear(self.num_classes, name="fc2")(x)
 
 
-class SmallCNN(Network):
+class SmallCNN(ImageClassifier):
     """The MNIST network of TRADES (Zhang et al. 2019): four 3x3 convolutions without padding, three linear layers.
 
     Its last layer starts at zero, so its first input gradient is zero. A training forward needs a `dropout` key.
@@ -50,6 +50,11 @@ class SmallCNN(Network):
 
     width: int = 32
     dropout: float = 0.5
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether dropout is on."""
+        return self.dropout > 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: Train = False) -> jax.Array:

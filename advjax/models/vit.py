@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from advjax.errors import InputError
-from advjax.models.layers import Linear, Network, Train, zero_bias
+from advjax.models.layers import ImageClassifier, Linear, Train, zero_bias
 
 small_normal = nn.initializers.truncated_normal(0.02)
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
@@ -40,7 +40,7 @@ class EncoderBlock(nn.Module):
         return x + linear(width, name="fc2")(nn.gelu(y, approximate=False))
 
 
-class VisionTransformer(Network):
+class VisionTransformer(ImageClassifier):
     """A vision transformer with a class token and learned positions.
 
     Attributes:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from advjax.errors import InputError, unknown
-from advjax.models.layers import Linear, Network, Train, global_average, he_fan_out, zero_bias
+from advjax.models.layers import ImageClassifier, Linear, Train, global_average, he_fan_out, zero_bias
 
 ACTIVATIONS = {"relu": nn.relu, "swish": nn.swish}
 
@@ -47,7 +47,7 @@ class WideBlock(nn.Module):
         return x + y
 
 
-class WideResNet(Network):
+class WideResNet(ImageClassifier):
     """A Wide ResNet as in TRADES (Zhang et al. 2019).
 
     Attributes:

@@ -18,9 +18,9 @@ from advjax.data import Dataset
 from advjax.errors import InputError, unknown
 from advjax.files import read_json
 from advjax.methods import Method
-from advjax.models.teachers import load_teacher
-from advjax.models.teachers import names as published
-from advjax.models.teachers import teacher as published_teacher
+from advjax.models.published import load_teacher
+from advjax.models.published import names as published
+from advjax.models.published import teacher as published_teacher
 from advjax.runs import schema
 from advjax.runs.experiment import Experiment, Parts, Teacher
 from advjax.runs.networks import check_fits, create_network

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from advjax import plugins
 from advjax.errors import InputError, unknown
 
 SCHEDULES = ("piecewise", "piecewise_linear", "cosine", "cyclic", "onecycle", "constant")
@@ -33,7 +34,8 @@ def learning_rate(
         name: `"piecewise"` (multiplied by `factor` at each milestone, which is rounded to a whole epoch),
             `"piecewise_linear"` (linear from 0 through `factor` x peak at each milestone), `"cosine"` (to 0),
             `"cyclic"` (linear 0 -> peak -> 0), `"onecycle"` (optax's: cosine up from peak/25, then down to
-            peak/250000), `"constant"`.
+            peak/250000), `"constant"`; or `package.module:function`, called as `function(peak, epochs,
+            steps_per_epoch)`, which returns a function of the step.
         peak: the largest learning rate.
         epochs: length of the run.
         steps_per_epoch: steps in an epoch.
@@ -50,6 +52,8 @@ def learning_rate(
         InputError: an unknown name, or times outside the run.
     """
     total = epochs * steps_per_epoch
+    if plugins.is_reference(name) or name in plugins.registered("schedule"):
+        return plugins.resolve(name, "schedule", SCHEDULES)(peak, epochs, steps_per_epoch)
     if name not in SCHEDULES:
         raise unknown("schedule", name, SCHEDULES, "name")
     if list(milestones) != sorted(milestones) or any(not 0 < m <= 1 for m in milestones):

@@ -19,10 +19,11 @@ The best checkpoint is that of the largest mean of clean and robust accuracy, wh
 The ablation: `--config.method.temperature_balance=False`, `--config.method.loss_balance=False`, or both.
 """
 
+from advjax.models.normalisation import CIFAR100_MEAN, CIFAR100_STD
 from experiments.configs import common, natural, trades
 
 DROPS = (215 / 300, 260 / 300, 285 / 300)
-CIFAR100 = {"mean": common.CIFAR100_MEAN, "std": common.CIFAR100_STD}
+CIFAR100 = {"mean": CIFAR100_MEAN, "std": CIFAR100_STD}
 
 
 def get_config(variant="cifar10"):

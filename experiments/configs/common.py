@@ -13,9 +13,6 @@ from advjax import runs
 from advjax.errors import unknown
 from advjax.runs.schema import SHARED
 
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-
 get_config = runs.default
 
 

@@ -7,13 +7,14 @@ PreAct ResNet-18 with shortcuts from the raw input, learning rate 0 -> 0.2 -> 0 
 with it, weight decay 5e-4.
 """
 
+from advjax.models.normalisation import CIFAR10_MEAN, CIFAR10_STD
 from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100."""
     config = common.get_config("fgsm_rs")
-    config.network.update({"name": "preact_resnet18", "mean": common.CIFAR10_MEAN, "std": common.CIFAR10_STD})
+    config.network.update({"name": "preact_resnet18", "mean": CIFAR10_MEAN, "std": CIFAR10_STD})
     config.network.shortcut_from = "raw"
     config.epochs = 15
     config.optimizer.learning_rate = 0.2

@@ -8,6 +8,7 @@ CIFAR-10: crop with a mirrored border; CIFAR-100: its own mean and deviation, cr
 degrees.
 """
 
+from advjax.models.normalisation import CIFAR10_MEAN, CIFAR10_STD, CIFAR100_MEAN, CIFAR100_STD
 from experiments.configs import common
 
 
@@ -20,7 +21,7 @@ def recipe(method):
     """The recipe of Rice et al. for CIFAR-10."""
     config = common.get_config(method)
     config.attack.statistics = "batch"
-    config.network.update({"name": "preact_resnet18", "mean": common.CIFAR10_MEAN, "std": common.CIFAR10_STD})
+    config.network.update({"name": "preact_resnet18", "mean": CIFAR10_MEAN, "std": CIFAR10_STD})
     config.data.augment = "reflect_crop_flip"
     return config
 
@@ -31,7 +32,7 @@ def _digits(config):
 
 
 def _cifar100(config):
-    config.network.update({"mean": common.CIFAR100_MEAN, "std": common.CIFAR100_STD})
+    config.network.update({"mean": CIFAR100_MEAN, "std": CIFAR100_STD})
     config.data.augment = "crop+flip+rotate15"
     return common.cifar(config, 100)
 

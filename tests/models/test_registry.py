@@ -1,5 +1,6 @@
 import functools
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,3 +229,20 @@ def test_describe_is_the_inverse_of_create(name):
     found, options = models.describe(module)
     assert models.create(found, 7, **options) == module
     assert found == name and set(options) == {"mean", "std", "dtype"}
+
+
+def test_a_network_says_whether_it_is_stochastic():
+    """A training forward without a key for dropout fails exactly where a network says that it draws."""
+    for name, options in [("small_cnn", {}), ("small_cnn", {"dropout": 0.0}), ("tiny_cnn", {}), ("vit", {})]:
+        module = models.create(name, 10, **options)
+        variables = models.variable_shapes(module, image_shape(name))
+
+        def forward(variables, module=module, name=name):
+            return module.apply(variables, jnp.ones((1, *image_shape(name))), train=True, mutable=["batch_stats"])
+
+        if module.stochastic:
+            with pytest.raises(flax.errors.InvalidRngError):
+                jax.eval_shape(forward, variables)
+        else:
+            jax.eval_shape(forward, variables)
+    assert models.create("small_cnn", 10).stochastic

@@ -3,18 +3,18 @@ import pytest
 
 from advjax import models
 from advjax.errors import InputError
-from advjax.models import teachers
+from advjax.models import published
 
 
-@pytest.mark.parametrize("name", teachers.names())
+@pytest.mark.parametrize("name", published.names())
 def test_every_entry_is_a_network(name):
-    entry = teachers.teacher(name)
+    entry = published.teacher(name)
     module = models.create(entry.network, entry.num_classes, **entry.options)
     assert entry.data in ("cifar10", "cifar100", "mnist")
     assert (entry.threat == (None, None)) or entry.threat[0] in ("linf", "l2")
     assert entry.autoattack is None or 0 < entry.autoattack < entry.clean < 100
     assert entry.where.startswith("github.com/")
-    assert all(source.strip() + ":" in teachers.__doc__ for source in entry.source.split(","))
+    assert all(source.strip() + ":" in published.__doc__ for source in entry.source.split(","))
     swish = entry.network.endswith("_swish")
     if swish and entry.data == "cifar100":
         assert module.mean == (0.5071, 0.4865, 0.4409)

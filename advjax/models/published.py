@@ -16,21 +16,28 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+
 from advjax.errors import InputError, unknown
-from advjax.models.layers import Network
-from advjax.models.registry import CIFAR10_MEAN, CIFAR10_STD, create
+from advjax.models.normalisation import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    CIFAR100_MEAN,
+    CIFAR100_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    KUANGLIU_STD,
+)
+from advjax.models.registry import create
 from advjax.models.torch_io import load_torch
 
-CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
-CIFAR100_STD = (0.2673, 0.2564, 0.2762)
-KUANGLIU_STD = (0.2023, 0.1994, 0.2010)
 LINF = ("linf", "8/255")
 TRADES_EPS = ("linf", "0.031")
 L2 = ("l2", "0.5")
 NATURAL = (None, None)
 
 
-class Teacher(NamedTuple):
+class PublishedTeacher(NamedTuple):
     """A published network.
 
     Attributes:
@@ -71,7 +78,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(TEACHERS))
 
 
-def teacher(name: str) -> Teacher:
+def teacher(name: str) -> PublishedTeacher:
     """What is known of a teacher.
 
     Raises:
@@ -82,7 +89,7 @@ def teacher(name: str) -> Teacher:
     return TEACHERS[name]
 
 
-def load_teacher(name: str, path: str | os.PathLike | None = None, **options: Any) -> tuple[Network, dict[str, Any]]:
+def load_teacher(name: str, path: str | os.PathLike | None = None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     """A published teacher with its architecture and normalisation set right.
 
     Args:
@@ -107,7 +114,7 @@ def _robustbench(model: str, network: str, data: str, threat: tuple, clean: floa
     extra_data = rest.pop("extra_data", False)
     folder = {"linf": "Linf", "l2": "L2"}.get(threat[0], "Linf")
     where = f"github.com/RobustBench/robustbench (model zoo: dataset {data}, threat model {folder}, model {model})"
-    return Teacher(network, rest, data, threat, clean, autoattack, where, "robustbench", extra_data)
+    return PublishedTeacher(network, rest, data, threat, clean, autoattack, where, "robustbench", extra_data)
 
 
 def _deepmind(file: str, network: str, data: str, threat: tuple, clean: float, autoattack: float, **rest: Any):
@@ -116,33 +123,33 @@ def _deepmind(file: str, network: str, data: str, threat: tuple, clean: float, a
     where = (
         f"github.com/google-deepmind/deepmind-research/tree/master/adversarial_robustness (file {file}, .pt or .npy)"
     )
-    return Teacher(network, options, data, threat, clean, autoattack, where, "deepmind", extra_data)
+    return PublishedTeacher(network, options, data, threat, clean, autoattack, where, "deepmind", extra_data)
 
 
-def _natural(source: str, network: str, data: str, clean: float, **options: Any) -> Teacher:
+def _natural(source: str, network: str, data: str, clean: float, **options: Any) -> PublishedTeacher:
     where = {
         "chenyaofo": "github.com/chenyaofo/pytorch-cifar-models/releases",
         "akamaster": "github.com/akamaster/pytorch_resnet_cifar10/tree/master/pretrained_models",
         "mtard": "github.com/zhaoshiji123/MTARD (README, clean teacher)",
     }[source]
-    return Teacher(network, options, data, NATURAL, clean, None, where, source)
+    return PublishedTeacher(network, options, data, NATURAL, clean, None, where, source)
 
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _CIFAR10 = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 _CIFAR100_EXACT = {"mean": (0.50707516, 0.48654887, 0.44091784), "std": (0.26733429, 0.25643846, 0.27615047)}
 _CHENYAOFO10 = {"mean": CIFAR10_MEAN, "std": KUANGLIU_STD}
 _CHENYAOFO100 = {"mean": (0.5070, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2761)}
 _SWISH100 = {"mean": CIFAR100_MEAN, "std": CIFAR100_STD}
 
-TEACHERS: dict[str, Teacher] = {
+TEACHERS: dict[str, PublishedTeacher] = {
     # B-MTARD's, MTARD's and RSLAD's own
-    "trades_wrn_34_10": Teacher(
+    "trades_wrn_34_10": PublishedTeacher(
         "wrn_34_10", {}, "cifar10", TRADES_EPS, 84.92, 53.08, "github.com/yaodongyu/TRADES", "trades, robustbench"
     ),
     "mtard_resnet56": _natural("mtard", "resnet56", "cifar10", 93.18),
     # its README reports 96.07 under PGD-40, no AutoAttack
-    "trades_mnist": Teacher(
+    "trades_mnist": PublishedTeacher(
         "small_cnn", {}, "mnist", ("linf", "0.3"), 99.48, None, "github.com/yaodongyu/TRADES", "trades"
     ),
     # natural CIFAR networks
