@@ -16,6 +16,7 @@ from advjax.evaluate import Attack
 from advjax.methods import Method
 from advjax.numbers import number
 from advjax.runs import schema
+from advjax.runs.metrics import Writer
 from advjax.runs.schema import Config
 
 
@@ -72,6 +73,7 @@ class Experiment(NamedTuple):
         given: name -> variables to start from.
         teachers: name of the frozen network -> teacher.
         attacks: the protocol of the evaluation.
+        writers: of the metrics, beside `metrics.jsonl`.
     """
 
     config: Config
@@ -84,6 +86,7 @@ class Experiment(NamedTuple):
     given: Mapping[str, Any]
     teachers: Mapping[str, Teacher]
     attacks: Sequence[Attack]
+    writers: Sequence[type[Writer]] = ()
 
     @property
     def dataset(self) -> Dataset:

@@ -63,7 +63,7 @@ def train(experiment: Experiment, workdir: pathlib.Path, display: Display) -> No
         display.line(f"resuming after epoch {done} of {config.epochs}")
     else:
         state = first_state(trainer, experiment)
-    log = MetricsLog(workdir, done * per_epoch, config.log.tensorboard)
+    log = MetricsLog(workdir, done * per_epoch, experiment.writers)
     course = _Course(experiment, display, log)
     display.start("training", config.epochs * per_epoch, done * per_epoch)
     try:
