@@ -16,6 +16,7 @@ IMAGES = np.stack(
         np.full((16, 12, 3), [7, 200, 91]),
     ]
 ).astype(np.uint8)
+jitted = jax.jit(operate, static_argnames="corner")
 
 
 def moved(matrix):
@@ -47,7 +48,7 @@ def test_every_operation_is_pillows():
     codes = np.array([OPERATIONS.index(name) for name, _, _ in cases])
     magnitudes = np.array([m for _, m, _ in cases], np.float32)
     images = IMAGES[[i for _, _, i in cases]]
-    found = np.asarray(jax.jit(operate, static_argnames="corner")(images, codes, magnitudes, corner=True)).astype(int)
+    found = np.asarray(jitted(images, codes, magnitudes, corner=True)).astype(int)
     for (name, m, i), result in zip(cases, found, strict=True):
         expected = np.asarray(PILLOW[name][m](Image.fromarray(IMAGES[i]))).astype(int)
         differ = np.abs(result - expected)
@@ -60,15 +61,14 @@ def test_every_operation_is_pillows():
 
 
 def test_grey_images_and_shears_about_the_centre():
-    grey = IMAGES[:, :, :, :1]
-    for name, expected in (
-        ("color", grey),
-        ("contrast", [ImageEnhance.Contrast(Image.fromarray(image[..., 0])).enhance(1.5) for image in grey]),
-        ("equalize", [ImageOps.equalize(Image.fromarray(image[..., 0])) for image in grey]),
-    ):
-        out = np.asarray(operate(grey, np.full(4, OPERATIONS.index(name)), np.full(4, 1.5, np.float32)))
-        np.testing.assert_array_equal(out[..., 0], np.stack([np.asarray(e).reshape(16, 12) for e in expected]))
-    sheared = np.asarray(operate(IMAGES, np.full(4, OPERATIONS.index("shear_x")), np.full(4, 0.5, np.float32)))
+    grey = IMAGES[:, :, :, 0]
+    names = ("color", "contrast", "equalize")
+    pillow = (lambda image: image, lambda image: ImageEnhance.Contrast(image).enhance(1.5), ImageOps.equalize)
+    codes = np.repeat([OPERATIONS.index(name) for name in names], 4)
+    out = np.asarray(jitted(np.tile(grey, (3, 1, 1))[..., None], codes, np.full(12, 1.5, np.float32)))
+    expected = [np.asarray(function(Image.fromarray(image))) for function in pillow for image in grey]
+    np.testing.assert_array_equal(out[..., 0], expected)
+    sheared = np.asarray(jitted(IMAGES, np.full(4, OPERATIONS.index("shear_x")), np.full(4, 0.5, np.float32)))
     np.testing.assert_array_equal(sheared[:, 7:9], IMAGES[:, 7:9])
     np.testing.assert_array_equal(sheared[:, 5, 1:], IMAGES[:, 5, :-1])
     np.testing.assert_array_equal(sheared[:, 10, :-1], IMAGES[:, 10, 1:])
@@ -122,8 +122,8 @@ def test_policies_draw_what_they_say(monkeypatch, policy, strength):
 @pytest.mark.parametrize("kind", ["idbh_strong", "randaugment14+autoaugment"])
 def test_policies_are_augmentations(kind):
     ids = np.arange(len(IMAGES))
-    jitted = jax.jit(augment, static_argnames="kind")
-    out = np.asarray(jitted(jax.random.key(1), IMAGES, ids, kind))
+    whole = jax.jit(augment, static_argnames="kind")
+    out = np.asarray(whole(jax.random.key(1), IMAGES, ids, kind))
     assert out.dtype == np.float32 and out.shape == IMAGES.shape and out.min() >= 0 and out.max() <= 1
-    again = np.asarray(jitted(jax.random.key(1), IMAGES[::-1], ids[::-1], kind))
+    again = np.asarray(whole(jax.random.key(1), IMAGES[::-1], ids[::-1], kind))
     np.testing.assert_array_equal(again[::-1], out)
