@@ -1,8 +1,4 @@
-"""Augmentation on the device: uint8 in, float32 in [0, 1] out, each example by its own key.
-
-Every step works on the whole batch at once, by selections over shifted slices: a slice at an offset of its own for
-each example is a serial loop over the batch on accelerators.
-"""
+"""Augmentation on the device: uint8 in, float32 in [0, 1] out, each example by its own key."""
 
 from __future__ import annotations
 
@@ -154,9 +150,17 @@ def cutmix(
 
 def _window(images: jax.Array, start: jax.Array, size: int, axis: int) -> jax.Array:
     """`size` pixels along an axis from each image's own start on."""
-    start = start[:, None, None, None]
-    cut = [jax.lax.slice_in_dim(images, o, o + size, axis=axis) for o in range(images.shape[axis] - size + 1)]
-    return reduce(lambda out, offset: jnp.where(start == offset, cut[offset], out), range(1, len(cut)), cut[0])
+
+    def by_slices(images: jax.Array, start: jax.Array) -> jax.Array:
+        return jax.vmap(lambda image, first: jax.lax.dynamic_slice_in_dim(image, first, size, axis - 1))(images, start)
+
+    def by_selection(images: jax.Array, start: jax.Array) -> jax.Array:
+        start = start[:, None, None, None]
+        cut = [jax.lax.slice_in_dim(images, o, o + size, axis=axis) for o in range(images.shape[axis] - size + 1)]
+        return reduce(lambda out, offset: jnp.where(start == offset, cut[offset], out), range(1, len(cut)), cut[0])
+
+    # A slice per image is a serial loop over the batch on accelerators; on CPU it is a copy, and selections are not.
+    return jax.lax.platform_dependent(images, start, cpu=by_slices, default=by_selection)
 
 
 def _rectangle(images: jax.Array, top: jax.Array, bottom: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
