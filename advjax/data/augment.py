@@ -1,8 +1,4 @@
-"""Augmentation on the device: uint8 in, float32 in [0, 1] out, each example by its own key.
-
-Every step works on the whole batch at once, by selections over shifted slices: a slice at an offset of its own for
-each example is a serial loop over the batch on accelerators.
-"""
+"""Augmentation on the device: uint8 in, float32 in [0, 1] out, each example by its own key."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from advjax.data import policies
 from advjax.errors import InputError, unknown
 
 
@@ -56,13 +53,17 @@ def augment(key: jax.Array, images: jax.Array, ids: jax.Array, kind: str) -> jax
       Taylor 2017; they blacken after normalising, so to the mean).
     - `erase50`: with a probability of 50 % a black rectangle of 2 to 33 % of the area and an aspect ratio of 0.3 to
       3.3, as torchvision's `RandomErasing`.
+    - `randaugment9`: two operations on colours or shape, of magnitude 9 of 30: torchvision's `RandAugment(2, 9)`.
+    - `autoaugment`: the operations that AutoAugment found for CIFAR-10, as in torchvision.
+    - `color_shape`: one operation on colours or a small rotation or shear: IDBH's ColorShape("color").
 
     Args:
         key: a key that the caller has folded the epoch or step into.
         images: uint8 [B, H, W, C].
         ids: int32 [B], the examples' indices.
         kind: `none` or steps joined by `+`, each at most once; without its number a step has the one above. `crop_flip`
-            and `reflect_crop_flip` are `crop+flip` and `reflect_crop+flip`. Static under `jit`.
+            and `reflect_crop_flip` are `crop+flip` and `reflect_crop+flip`, `idbh_weak` and `idbh_strong` IDBH's
+            `flip+crop_shift10+color_shape` with `erase50` and `erase100`. Static under `jit`.
 
     Returns:
         float32 [B, H, W, C] in [0, 1].
@@ -149,9 +150,17 @@ def cutmix(
 
 def _window(images: jax.Array, start: jax.Array, size: int, axis: int) -> jax.Array:
     """`size` pixels along an axis from each image's own start on."""
-    start = start[:, None, None, None]
-    cut = [jax.lax.slice_in_dim(images, o, o + size, axis=axis) for o in range(images.shape[axis] - size + 1)]
-    return reduce(lambda out, offset: jnp.where(start == offset, cut[offset], out), range(1, len(cut)), cut[0])
+
+    def by_slices(images: jax.Array, start: jax.Array) -> jax.Array:
+        return jax.vmap(lambda image, first: jax.lax.dynamic_slice_in_dim(image, first, size, axis - 1))(images, start)
+
+    def by_selection(images: jax.Array, start: jax.Array) -> jax.Array:
+        start = start[:, None, None, None]
+        cut = [jax.lax.slice_in_dim(images, o, o + size, axis=axis) for o in range(images.shape[axis] - size + 1)]
+        return reduce(lambda out, offset: jnp.where(start == offset, cut[offset], out), range(1, len(cut)), cut[0])
+
+    # A slice per image is a serial loop over the batch on accelerators; on CPU it is a copy, and selections are not.
+    return jax.lax.platform_dependent(images, start, cpu=by_slices, default=by_selection)
 
 
 def _rectangle(images: jax.Array, top: jax.Array, bottom: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
@@ -160,20 +169,6 @@ def _rectangle(images: jax.Array, top: jax.Array, bottom: jax.Array, left: jax.A
     top, bottom, left, right = (bound[:, None, None, None] for bound in (top, bottom, left, right))
     row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
     return (top <= row) & (row < bottom) & (left <= column) & (column < right)
-
-
-def _resample(images: jax.Array, inverse: tuple[jax.Array, ...]) -> jax.Array:
-    """Each pixel from where (a, b, c, d) sends it: x' = a x + b y, y' = c x + d y about the centre; black outside."""
-    batch, height, width, channels = images.shape
-    a, b, c, d = (entry[:, None, None] for entry in inverse)
-    x = jnp.arange(width) + 0.5 - width / 2
-    y = (jnp.arange(height) + 0.5 - height / 2)[:, None]
-    column = jnp.floor(a * x + b * y + width / 2).astype(int)
-    row = jnp.floor(c * x + d * y + height / 2).astype(int)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = jnp.where(inside, row * width + column, 0).reshape(batch, -1, 1)
-    moved = jnp.take_along_axis(images.reshape(batch, -1, channels), index, 1).reshape(images.shape)
-    return jnp.where(inside[..., None], moved, 0)
 
 
 def _crop(mode: str, keys: jax.Array, images: jax.Array, pad: int) -> jax.Array:
@@ -191,8 +186,8 @@ def _flip(keys: jax.Array, images: jax.Array, _: int) -> jax.Array:
 
 def _rotate(keys: jax.Array, images: jax.Array, degrees: int) -> jax.Array:
     angle = jax.vmap(lambda k: jax.random.uniform(k, (), minval=-degrees, maxval=degrees))(keys) * (math.pi / 180)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return _resample(images, (cos, -sin, sin, cos))
+    cos, sin, none = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle)
+    return policies.resample(images, (cos, -sin, sin, cos, none, none))
 
 
 def _cutout(keys: jax.Array, images: jax.Array, size: int) -> jax.Array:
@@ -249,6 +244,14 @@ _STEPS = {
     "cutout": _Step(_cutout, 3, 16, 4096),
     "crop_shift": _Step(_crop_shift, 4, 10, 64),
     "erase": _Step(_erase, 5, 50, 100),
+    "color_shape": _Step(policies.color_shape, 6),
+    "randaugment": _Step(policies.rand_augment, 7, 9, 30),
+    "autoaugment": _Step(policies.auto_augment, 8),
 }
-_SHORT = {"crop_flip": "crop+flip", "reflect_crop_flip": "reflect_crop+flip"}
+_SHORT = {
+    "crop_flip": "crop+flip",
+    "reflect_crop_flip": "reflect_crop+flip",
+    "idbh_weak": "flip+crop_shift10+color_shape+erase50",
+    "idbh_strong": "flip+crop_shift10+color_shape+erase100",
+}
 KINDS = ("none", *_STEPS, *_SHORT)

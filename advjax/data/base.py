@@ -189,6 +189,7 @@ def fit(image: np.ndarray, size: int | None) -> np.ndarray:
     """
     if size is None:
         return image
+    check_memory(size * size * image.shape[-1], f"data.image_size: {size}: one image")
     from PIL import Image, ImageOps
 
     grey = image.shape[-1] == 1

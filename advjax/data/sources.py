@@ -41,6 +41,9 @@ def load(name: str, path: str | os.PathLike | None = None, **options: Any) -> Da
             image_size: for image folders and TFDS: resize and crop the centre to image_size x image_size.
             data_dir: for TFDS: where it keeps its data.
 
+    Returns:
+        The data set; what seems wrong with it but may be meant is in its `warnings`.
+
     Raises:
         InputError: one line that names the field and what is allowed.
     """
@@ -50,18 +53,22 @@ def load(name: str, path: str | os.PathLike | None = None, **options: Any) -> Da
     for key in ("num_classes", "image_size"):
         if given.get(key, 1) < 1:
             raise InputError(f"data.{key} is {given[key]}; allowed: integers from 1 on, 0 for the default")
-    if path:
-        path = pathlib.Path(path)
-        as_folder = name == "image_folder" or (name != "npz" and (path / "train").is_dir())
-        _check_options(given, ("num_classes", "image_size") if as_folder else ("num_classes",), f"data from {path}")
-        given.setdefault("num_classes", _CLASSES.get(name))
-        try:
-            dataset = folder.read(name, path, **given) if as_folder else npz.read(name, path, **given)
-        except OSError as error:
-            raise InputError(f"data.path: {error.filename or path}: {error.strerror or type(error).__name__}") from None
-        return dataset._replace(
-            warnings=(*dataset.warnings, *inspect(dataset.train, dataset.test, f"data.path: {path}"))
-        )
+    where = f"data.path: {path}" if path else f"data.name: {name!r}"
+    try:
+        dataset = _from_path(name, pathlib.Path(path), given) if path else _by_name(name, given)
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror or type(error).__name__} ({error.filename or 'no file'})") from None
+    return dataset._replace(warnings=(*dataset.warnings, *inspect(dataset.train, dataset.test, where)))
+
+
+def _from_path(name: str, path: pathlib.Path, given: dict[str, Any]) -> Dataset:
+    as_folder = name == "image_folder" or (name != "npz" and (path / "train").is_dir())
+    _check_options(given, ("num_classes", "image_size") if as_folder else ("num_classes",), f"data from {path}")
+    given.setdefault("num_classes", _CLASSES.get(name))
+    return folder.read(name, path, **given) if as_folder else npz.read(name, path, **given)
+
+
+def _by_name(name: str, given: dict[str, Any]) -> Dataset:
     if name == "npz":
         raise InputError("data.path: none given; npz needs an npz file or a directory of npz shards")
     if name == "image_folder":

@@ -119,6 +119,8 @@ def test_missing_file_or_part(tmp_path):
         load("npz", tmp_path)
     with pytest.raises(InputError, match="found image, label; image and label go into"):
         load("npz", tmp_path / "train.npz")
+    with pytest.raises(InputError, match=r"data\.path: a*: File name too long"):
+        load("npz", "a" * 300)
     with pytest.raises(InputError, match=r"data\.path: none given"):
         load("npz")
 
