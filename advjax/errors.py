@@ -17,8 +17,23 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
+        # One line, whatever a file's name or somebody else's message holds.
+        message = " ".join(message.split())
         super().__init__(message if field is None else f"{field} {message}")
         self.tail, self.field = message, field
+
+
+class Stopped(Exception):
+    """A signal asked the process to end; what was done is saved, and the same call goes on from there.
+
+    Args:
+        signal: its number.
+        message: what was saved, a line.
+    """
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 @contextlib.contextmanager

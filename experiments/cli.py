@@ -7,6 +7,7 @@ import ast
 import importlib
 import importlib.util
 import logging
+import os
 import pathlib
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from advjax.errors import InputError, unknown
+from advjax.errors import InputError, Stopped, unknown
 
 if TYPE_CHECKING:  # importing it loads JAX, which a wrong flag need not wait for
     from advjax.runs import Config
@@ -49,9 +50,21 @@ def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `| head -1` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror or error}; the same command goes on", file=sys.stderr
+        )
+        return 1
     except Exception:
         traceback.print_exc()
         return 1

@@ -102,5 +102,5 @@ def _from_outside(name: str, path: str | os.PathLike | None, options: dict[str, 
     for split in (made.train, made.test):
         image = check_images(np.asarray(split.image), where)
         splits.append(Split(image, check_labels(np.asarray(split.label), len(image), where, made.num_classes)))
-    check_equal_shapes(*splits, where)
+    check_equal_shapes(splits[0], splits[1], where)
     return made._replace(train=splits[0], test=splits[1])

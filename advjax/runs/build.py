@@ -80,15 +80,15 @@ def load_parts(config: Config) -> Parts:
 
 
 def create_optimizer(
-    config: Config, steps_per_epoch: int, method: Method
+    config: Config, steps_per_epoch: int, method: Method, factor: float = 1.0
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer, and its learning rate by step.
+    """The optimizer with `factor` times the learning rate, and that rate by step.
 
     A network that is updated several times in a step has the same rate each time.
     """
     fields, own = dict(vars(config.schedule)), dict(vars(config.optimizer))
     updates = sum(method.trained[0] in names for names in method.update_groups)
-    low, peak, momentum = fields.pop("low_momentum"), own.pop("learning_rate"), own.pop("momentum")
+    low, peak, momentum = fields.pop("low_momentum"), factor * own.pop("learning_rate"), own.pop("momentum")
     with within("schedule."):
         rate = schedules.learning_rate(fields.pop("name"), peak, config.epochs, steps_per_epoch, **fields)
         if low and config.schedule.name != "cyclic":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -32,11 +33,18 @@ def summary(record: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has gone, which is no reason to stop."""
+        self.quiet = True
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
 class Display:
     """Progress on the terminal: a live bar where there is one, plain lines where the output goes elsewhere."""
 
     def __init__(self, live: bool | None = None) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _Console(highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal if live is None else live
         self._progress: Progress | None = None
         self._next_line = 0.0
@@ -78,7 +86,6 @@ class Display:
                 left = f"{duration((now - self._started) / (done - self._first) * (self._total - done))} left"
             self.line(f"  {self._description} {done}/{self._total}  {note}  {left}".rstrip())
             self._next_line = now + 15.0
-            sys.stdout.flush()
 
     def stop(self) -> None:
         """Ends the task."""

@@ -11,14 +11,16 @@ import jax
 
 from advjax import evaluate, models
 from advjax.data import Split
+from advjax.errors import Stopped
 from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
 from advjax.evaluate.protocols import LogitsFn
 from advjax.files import write_atomically, write_json
 from advjax.runs import schema, teachers
 from advjax.runs.display import Display
 from advjax.runs.experiment import Experiment
+from advjax.runs.interrupts import Interrupts
 from advjax.runs.networks import network_options
-from advjax.runs.workdir import load_run, open_checkpoints
+from advjax.runs.workdir import load_run, open_checkpoints, put_aside
 
 
 class Subject(NamedTuple):
@@ -58,6 +60,7 @@ def score(
     batch_size: int,
     devices: Sequence[jax.Device],
     surrogate: Surrogate | None = None,
+    interrupts: Interrupts | None = None,
 ) -> list[dict[str, Any]]:
     """Runs a protocol on a network.
 
@@ -73,6 +76,13 @@ def score(
 
     def on_start(attack: Attack, total: int) -> None:
         display.start(f"{where}: {attack.name}", total)
+
+    def progress(done: int, total: int) -> None:
+        display.update(done, total)
+        if interrupts and interrupts.signal:
+            display.stop()
+            said = f"stopped by {interrupts.name} during the evaluation; the same command goes on where it was"
+            raise Stopped(interrupts.signal, said)
 
     def on_done(attack: Attack, outcome: Outcome) -> None:
         display.stop()
@@ -104,7 +114,7 @@ def score(
         seed=seed,
         batch_size=batch_size,
         devices=devices,
-        progress=display.update,
+        progress=progress,
     )
     lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
     write_atomically(directory / f"examples-{protocol}.jsonl", lines)
@@ -115,7 +125,11 @@ def score(
 
 
 def evaluate_experiment(
-    experiment: Experiment, workdir: pathlib.Path, display: Display, known: dict[str, Any]
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    display: Display,
+    known: dict[str, Any],
+    interrupts: Interrupts | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trained run as its config says.
 
@@ -127,6 +141,7 @@ def evaluate_experiment(
         workdir: where its checkpoints are; records and examples go to `evaluation/`.
         display: the terminal.
         known: what is known of the teachers, by role, for the report.
+        interrupts: says when to stop; every outcome that is known is recorded.
 
     Returns:
         The report.
@@ -153,6 +168,7 @@ def evaluate_experiment(
                     batch_size=evaluation.batch_size,
                     devices=experiment.devices,
                     surrogate=surrogate,
+                    interrupts=interrupts,
                 )
             if checkpoint == "last":
                 architecture = network_options(config, experiment.method.averaged.get(network, network))[1]["name"]
@@ -166,7 +182,11 @@ def evaluate_experiment(
         networks,
         results,
         teachers=known,
-        doubts=[*experiment.dataset.warnings, *teachers.doubts(known, experiment.dataset.num_classes)],
+        doubts=[
+            *experiment.dataset.warnings,
+            *teachers.doubts(known, experiment.dataset.num_classes),
+            *(f"{place.name}: it was damaged, and the checkpoint before it used" for place in put_aside(workdir)),
+        ],
         peers=experiment.method.interchangeable,
     )
 

@@ -19,6 +19,7 @@ from advjax.runs.build import build
 from advjax.runs.display import Display
 from advjax.runs.evaluate import evaluate_experiment, write_report
 from advjax.runs.experiment import Experiment, Teacher
+from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
 from advjax.runs.schema import Config
 from advjax.runs.teachers import epochs_done, near_chance
@@ -44,7 +45,9 @@ def finish(
         The report, which is that of `report.json` if everything was done before.
 
     Raises:
-        InputError: a field that is wrong, a folder that cannot be written to or that holds another run.
+        InputError: a field that is wrong, a folder that cannot be written to, that holds another run or in which another
+            process is at work; training that diverged.
+        Stopped: by SIGTERM or SIGINT; everything is saved.
     """
     display, folder = display or Display(), pathlib.Path(folder)
     config = config if isinstance(config, Config) else schema.read(config)
@@ -56,16 +59,17 @@ def finish(
     for warning in experiment.dataset.warnings:
         display.line(f"warning: {warning}")
     workdir.prepare(folder, experiment)
-    experiment, known = prepare_teachers(experiment, folder, display)
-    train(experiment, folder, display)
-    plots.training(read_metrics(folder / "metrics.jsonl"), folder / "training.png", config.method["name"])
-    report = evaluate_experiment(experiment, folder, display, known)
-    write_report(folder, report, display)
+    with alone(folder), listening() as interrupts:
+        experiment, known = prepare_teachers(experiment, folder, display, interrupts)
+        train(experiment, folder, display, interrupts)
+        plots.training(read_metrics(folder / "metrics.jsonl"), folder / "training.png", config.method["name"])
+        report = evaluate_experiment(experiment, folder, display, known, interrupts)
+        write_report(folder, report, display)
     return report
 
 
 def prepare_teachers(
-    experiment: Experiment, folder: pathlib.Path, display: Display
+    experiment: Experiment, folder: pathlib.Path, display: Display, interrupts: Interrupts | None = None
 ) -> tuple[Experiment, dict[str, Any]]:
     """The experiment with all its teachers: those that are given are checked, the others are then trained.
 
@@ -79,7 +83,7 @@ def prepare_teachers(
     ready: dict[str, Teacher] = {}
     for name, teacher in sorted(experiment.teachers.items(), key=lambda item: item[1].training is not None):
         if teacher.training is not None:
-            teacher = _trained(teacher, folder, display)
+            teacher = _trained(teacher, folder, display, interrupts)
         sha256, role = params_sha256(teacher.variables), teacher.role
         if role in known and known[role]["params_sha256"] != sha256:
             raise InputError(
@@ -93,7 +97,7 @@ def prepare_teachers(
     return experiment._replace(teachers=ready), known
 
 
-def _trained(teacher: Teacher, folder: pathlib.Path, display: Display) -> Teacher:
+def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupts: Interrupts | None) -> Teacher:
     training, place = teacher.training, folder / teacher.source
     config = training.config
     if epochs_done(place) < config.epochs:
@@ -102,7 +106,7 @@ def _trained(teacher: Teacher, folder: pathlib.Path, display: Display) -> Teache
             f"{config.method['name']}, {teacher.architecture}, {config.epochs} epochs, in {place}"
         )
         workdir.prepare(place, training)
-        train(training, place, display)
+        train(training, place, display, interrupts)
     module, variables = workdir.load_run(place, checkpoint=teacher.checkpoint)
     return teacher._replace(module=module, variables=variables)
 

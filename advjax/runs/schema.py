@@ -37,7 +37,16 @@ from advjax.methods import TrainingAttack
 from advjax.training.schedules import SCHEDULES
 
 # Fields that change how a run is watched, placed or scored, but not what is trained.
-NOT_TRAINING = ("evaluation", "log", "devices", "parallel", "data.path", "data.data_dir", "compilation_cache")
+NOT_TRAINING: tuple[str, ...] = (
+    "evaluation",
+    "log",
+    "devices",
+    "parallel",
+    "data.path",
+    "data.data_dir",
+    "compilation_cache",
+)
+NOT_TRAINING += ("checkpoint", "on_divergence")
 # What a teacher that is trained first takes from its student's config.
 SHARED = ("devices", "parallel", "precision", "data", "evaluation", "log", "compilation_cache")
 
@@ -122,6 +131,8 @@ class CheckpointConfig(Group):
     """Which checkpoints stay."""
 
     every: int = field(0, at_least(0), "keep every n-th epoch for good, beside the last and the best; 0: none")
+    every_minutes: float = field(10.0, at_least(0), "save within an epoch, too, every so many minutes; 0: not")
+    keep: int = field(2, at_least(2), "how many of the latest stay, for when the newest is damaged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +186,9 @@ class Config(Group):
     devices: int = field(0, at_least(0), "how many of this host; 0: all")
     precision: str = field("float32", one_of("float32", "bfloat16", kind="precision"), "of the activations")
     batch_norm: str = field("global", one_of("global", "device"), "statistics over the whole batch, or per device")
+    on_divergence: str = field(
+        "stop", one_of("stop", "rollback"), "when the loss is not finite: stop, or go back and halve the learning rate"
+    )
     init_from: str = field("", help="folder of a finished run, or a weights file, to start from")
     compilation_cache: str = field("auto", help="keeps compiled programs: auto (the user's cache), a folder, or off")
     method: dict = field({"name": "pgd_at"}, help="name of the method and its hyperparameters")

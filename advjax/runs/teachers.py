@@ -90,8 +90,7 @@ def _from_run(path: pathlib.Path, field: str, options: TeacherConfig, parts: Par
     described, epochs = read_json(path, "data.json"), read_config(path).epochs
     shape = tuple(described.get("image_shape", ()))
     _check_data(f"{field}.path: the run in {path}", described.get("num_classes"), shape, parts.dataset)
-    done = epochs_done(path)
-    if done < epochs:
+    if (done := epochs_done(path)) < epochs:
         raise InputError(f"{field}.path: the run in {path} is not finished, {done} of {epochs} epochs are done")
     try:
         return load_run(path, options.member or None, options.checkpoint)
@@ -100,14 +99,15 @@ def _from_run(path: pathlib.Path, field: str, options: TeacherConfig, parts: Par
 
 
 def epochs_done(workdir: pathlib.Path) -> int:
-    """How many epochs of the run in a folder are checkpointed."""
+    """How many epochs of the run in a folder are done and checkpointed."""
     if not (workdir / "checkpoints").is_dir():
         return 0
     checkpoints = open_checkpoints(workdir)
     try:
-        return checkpoints.last or 0
+        steps = checkpoints.last or 0
     finally:
         checkpoints.close()
+    return steps // -(-int(read_json(workdir, "data.json")["train"]) // read_config(workdir).batch_size)
 
 
 def _from_file(

@@ -7,34 +7,37 @@ import math
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from advjax import models
 from advjax.data import Split
+from advjax.errors import InputError, Stopped
 from advjax.evaluate import clean, pgd_attack, run_attack
+from advjax.runs.build import create_optimizer
 from advjax.runs.display import Display, summary
 from advjax.runs.experiment import Experiment
+from advjax.runs.interrupts import Interrupts
 from advjax.runs.metrics import MetricsLog
 from advjax.training import Checkpoints, Meter, StepConfig, Trainer, average
+from advjax.training.checkpoints import Damaged
 from advjax.training.state import TrainState
 
+MOST_ROLLBACKS = 5
 
-def make_trainer(experiment: Experiment) -> Trainer:
-    """The experiment's training steps."""
-    config = experiment.config
+
+def make_trainer(experiment: Experiment, rollbacks: int = 0) -> Trainer:
+    """The experiment's training steps; with a learning rate that was halved so many times."""
+    config, optimizer = experiment.config, experiment.optimizer
     step = StepConfig(
         experiment.dataset.num_classes, config.epochs, config.seed, config.data.augment, config.batch_norm
     )
-    return Trainer(
-        experiment.method,
-        experiment.modules,
-        experiment.optimizer,
-        step,
-        experiment.devices,
-        config.parallel.mapping,
-    )
+    if rollbacks:
+        factor = 0.5**rollbacks
+        optimizer, _ = create_optimizer(config, experiment.steps_per_epoch, experiment.method, factor)
+    return Trainer(experiment.method, experiment.modules, optimizer, step, experiment.devices, config.parallel.mapping)
 
 
 def first_state(trainer: Trainer, experiment: Experiment) -> TrainState:
@@ -43,52 +46,82 @@ def first_state(trainer: Trainer, experiment: Experiment) -> TrainState:
     return trainer.create(dataset.image_shape, dataset.train.label, experiment.given)
 
 
-def train(experiment: Experiment, workdir: pathlib.Path, display: Display) -> None:
+class Diverged(Exception):
+    """A loss, or a network, is no longer finite."""
+
+
+class _Point(NamedTuple):
+    """Where training goes on: steps done, the state then (not placed), and what was noted with the checkpoint."""
+
+    step: int
+    state: TrainState
+    note: Mapping[str, Any]
+
+
+def train(
+    experiment: Experiment, workdir: pathlib.Path, display: Display, interrupts: Interrupts | None = None
+) -> None:
     """Trains to the last epoch, from the last checkpoint in `workdir` if there is one.
 
-    Writes `checkpoints/`, `metrics.jsonl` and `tensorboard/`. Killed at any time and called again on the same devices,
-    it ends in the same parameters.
+    Writes `checkpoints/`, `metrics.jsonl` and what the writers write. Killed at any time and called again on the same
+    devices, it ends in the same parameters.
+
+    Args:
+        experiment: what is trained.
+        workdir: its folder.
+        display: the terminal.
+        interrupts: says when to stop; a step is finished and saved first.
 
     Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint is from before.
+        InputError: the loss is not finite, and going back is not asked for or did not help; no checkpoint can be read.
+        Stopped: by a signal.
     """
-    config, per_epoch = experiment.config, experiment.steps_per_epoch
-    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.every)
-    done = checkpoints.last or 0
-    if done >= config.epochs:
-        return checkpoints.close()
-    trainer = make_trainer(experiment)
-    if done:
-        state = checkpoints.restore(done, jax.eval_shape(lambda: first_state(trainer, experiment)))
-        display.line(f"resuming after epoch {done} of {config.epochs}")
-    else:
-        state = first_state(trainer, experiment)
-    log = MetricsLog(workdir, done * per_epoch, experiment.writers)
-    course = _Course(experiment, display, log)
-    display.start("training", config.epochs * per_epoch, done * per_epoch)
+    config, rollbacks = experiment.config, 0
+    every = config.checkpoint.every * experiment.steps_per_epoch
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, every)
     try:
-        steps = trainer.steps(
-            trainer.place(state),
-            experiment.dataset.train,
-            config.batch_size,
-            first=done * per_epoch,
-            frozen=trainer.place(experiment.frozen),
-        )
-        for step, state, metrics in steps:
-            course.take(step, metrics)
-            if step % per_epoch == 0:
-                epoch = step // per_epoch
-                record = course.end_of_epoch(epoch, state)
-                # The record before the checkpoint: a crash between the two leaves a line too many, which resuming cuts.
-                log.write(record)
-                checkpoints.save(epoch, state, score(record, experiment.method.best_by))
-                display.line(f"epoch {epoch:>{len(str(config.epochs))}}/{config.epochs}  {summary(record)}")
-                course.begin_epoch()
+        while True:
+            point = _resume(experiment, checkpoints, workdir, display)
+            if point.step >= config.epochs * experiment.steps_per_epoch:
+                return
+            rollbacks = max(rollbacks, point.note.get("rollbacks", 0))
+            try:
+                return _Training(experiment, checkpoints, workdir, display, interrupts, rollbacks).run(point)
+            except Diverged as error:
+                place = f"step {point.step}" if point.step else "the beginning"
+                if config.on_divergence == "stop" or rollbacks == MOST_ROLLBACKS:
+                    raise InputError(
+                        f"training diverged, {error}; the last good checkpoint is {place}; try a lower "
+                        "optimizer.learning_rate, optimizer.clip_norm, precision float32, or on_divergence=rollback"
+                    ) from None
+                rollbacks += 1
+                display.line(f"training diverged, {error}: back to {place}, learning rate x {0.5**rollbacks:g}")
     finally:
-        display.stop()
-        log.close()
         checkpoints.close()
-    return None
+
+
+def _resume(experiment: Experiment, checkpoints: Checkpoints, workdir: pathlib.Path, display: Display) -> _Point:
+    """The newest checkpoint that holds what was saved, or the beginning."""
+    trainer = make_trainer(experiment)
+    shapes, failure = jax.eval_shape(lambda: first_state(trainer, experiment)), None
+    for step in reversed(checkpoints.all):
+        try:
+            point = _Point(step, checkpoints.restore(step, shapes), checkpoints.note_of(step))
+        except Damaged as error:
+            failure = failure or error
+            continue
+        if failure:
+            display.line(f"warning: {failure}; the one before it, {step}, is used")
+            for damaged in (number for number in checkpoints.all if number > step):
+                checkpoints.put_aside(damaged, workdir / f"damaged-checkpoint-{damaged}")
+        if step < experiment.config.epochs * experiment.steps_per_epoch:
+            epoch, rest = divmod(step, experiment.steps_per_epoch)
+            where = f"epoch {epoch}" if not rest else f"step {rest} of epoch {epoch + 1}"
+            display.line(f"resuming after {where} of {experiment.config.epochs}")
+        return point
+    if failure:
+        raise InputError(f"no checkpoint can be used: {failure}; move {workdir / 'checkpoints'} away to start again")
+    return _Point(0, first_state(trainer, experiment), {})
 
 
 def score(record: Mapping[str, float], best_by: str) -> float | None:
@@ -98,44 +131,111 @@ def score(record: Mapping[str, float], best_by: str) -> float | None:
     return None if None in found else sum(found) / len(found)  # type: ignore[arg-type]
 
 
-class _Course:
-    """What is said and written while steps go by. It looks at a step's metrics two steps later, so that the device
-    never waits for the host."""
+class _Training:
+    """Steps from a point to the end, with what is said and written while they go by."""
 
-    def __init__(self, experiment: Experiment, display: Display, log: MetricsLog) -> None:
-        self.experiment, self.display, self.log = experiment, display, log
-        self.started = time.perf_counter() - log.seconds
-        self.meter, self.pending = Meter(), collections.deque()  # type: ignore[var-annotated]
-        self.begin_epoch()
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        workdir: pathlib.Path,
+        display: Display,
+        interrupts: Interrupts | None,
+        rollbacks: int,
+    ) -> None:
+        self.experiment, self.checkpoints, self.display = experiment, checkpoints, display
+        self.workdir, self.interrupts, self.rollbacks = workdir, interrupts or Interrupts(), rollbacks
+        self.per_epoch, self.meter = experiment.steps_per_epoch, Meter()
+        self.pending: collections.deque = collections.deque()
 
-    def begin_epoch(self) -> None:
-        """The clock of the epoch's speed starts."""
+    def run(self, point: _Point) -> None:
+        """Trains from `point` to the last epoch."""
+        experiment, config = self.experiment, self.experiment.config
+        trainer = make_trainer(experiment, self.rollbacks)
+        self.meter.restore(point.note.get("totals"))
+        self.log = MetricsLog(self.workdir, point.step, experiment.writers)
+        self.started = time.perf_counter() - self.log.seconds
+        self.saved_at = time.perf_counter()
+        self._begin_epoch()
+        self.display.start("training", config.epochs * self.per_epoch, point.step)
+        steps = trainer.steps(
+            trainer.place(point.state),
+            experiment.dataset.train,
+            config.batch_size,
+            first=point.step,
+            frozen=trainer.place(experiment.frozen),
+        )
+        try:
+            for step, state, metrics in steps:
+                self._take(step, state, metrics)
+                if step % self.per_epoch == 0:
+                    self._end_epoch(step, state)
+                elif self.interrupts.signal or self._due():
+                    self._save(step, state, {"totals": self.meter.totals()})
+                if self.interrupts.signal:
+                    self.checkpoints.wait()
+                    raise Stopped(
+                        self.interrupts.signal,
+                        f"stopped by {self.interrupts.name} after step {step}, which is saved; the same command goes on",
+                    )
+        finally:
+            self.display.stop()
+            self.log.close()
+
+    def _begin_epoch(self) -> None:
         self.epoch_started, self.steps_in_epoch = time.perf_counter(), 0
 
-    def take(self, step: int, metrics: Any) -> None:
-        """One step is on its way to the device."""
-        config, per_epoch = self.experiment.config, self.experiment.steps_per_epoch
+    def _due(self) -> bool:
+        minutes = self.experiment.config.checkpoint.every_minutes
+        return bool(minutes) and time.perf_counter() - self.saved_at > 60 * minutes
+
+    def _take(self, step: int, state: TrainState, metrics: Any) -> None:
+        """One step is on its way to the device; what two steps before gave is looked at, so that the device never
+        waits for the host."""
+        config = self.experiment.config
         self.meter.add(metrics)
         self.pending.append((step, metrics))
         self.steps_in_epoch += 1
         if len(self.pending) > 2:
             shown, values = self.pending.popleft()
-            epoch = -(-shown // per_epoch)
-            self.display.update(shown, note=f"epoch {epoch}/{config.epochs}  {_note(average(values))}")
+            averages, epoch = average(values), -(-shown // self.per_epoch)
+            self._check(shown, averages, state)
+            self.display.update(shown, note=f"epoch {epoch}/{config.epochs}  {_note(averages)}")
         every = config.log.every_steps
-        if every and step % every == 0 and step % per_epoch:
+        if every and step % every == 0 and step % self.per_epoch:
             self.log.write(self._record(step))
 
-    def end_of_epoch(self, epoch: int, state: TrainState) -> dict[str, Any]:
-        """The record of an epoch, with the validation where it is due."""
-        config = self.experiment.config
-        record = self._record(epoch * self.experiment.steps_per_epoch)
-        if not math.isfinite(record["loss"]):
-            raise FloatingPointError(f"training diverged: the loss in epoch {epoch} is {record['loss']}")
+    def _check(self, step: int, averages: Mapping[str, float], state: TrainState) -> None:
+        """Raises `Diverged` unless the loss, and with `state` every network, is finite."""
+        if math.isfinite(averages["loss"]):
+            return
+        quantities = ", ".join(f"{name} is {value}" for name, value in averages.items() if not math.isfinite(value))
+        networks = [name for name, params in state.params.items() if not is_finite(params)]
+        raise Diverged(
+            f"epoch {-(-step // self.per_epoch)}, step {step}: {quantities}"
+            + (f"; parameters of {', '.join(networks)} are not finite" if networks else "")
+        )
+
+    def _end_epoch(self, step: int, state: TrainState) -> None:
+        """Validation where it is due, the record, the checkpoint."""
+        experiment, config, epoch = self.experiment, self.experiment.config, step // self.per_epoch
+        record = self._record(step)
+        self._check(step, record, state)
+        if not is_finite(state.params):
+            self._check(step, {"loss": float("nan")}, state)
         if epoch == config.epochs or epoch % config.validation.every == 0:
-            record |= validate(self.experiment, state.params, state.stats)
+            record |= validate(experiment, state.params, state.stats)
         record["seconds"] = round(time.perf_counter() - self.started, 3)
-        return record
+        # The record before the checkpoint: a crash between the two leaves a line too many, which resuming cuts.
+        self.log.write(record)
+        self._save(step, state, {}, score(record, experiment.method.best_by))
+        self.display.line(f"epoch {epoch:>{len(str(config.epochs))}}/{config.epochs}  {summary(record)}")
+        self._begin_epoch()
+
+    def _save(self, step: int, state: TrainState, note: dict[str, Any], score: float | None = None) -> None:
+        note |= {"rollbacks": self.rollbacks} if self.rollbacks else {}
+        self.checkpoints.save(step, state, score, note)
+        self.saved_at = time.perf_counter()
 
     def _record(self, step: int) -> dict[str, Any]:
         experiment = self.experiment
@@ -144,12 +244,19 @@ class _Course:
         examples = min(self.steps_in_epoch * experiment.config.batch_size, len(experiment.dataset.train.label))
         return {
             "step": step,
-            "epoch": -(-step // experiment.steps_per_epoch),
+            "epoch": -(-step // self.per_epoch),
             "seconds": round(now - self.started, 3),
             **metrics,
-            "learning_rate": float(experiment.schedule(step - 1)),
+            "learning_rate": float(experiment.schedule(step - 1)) * 0.5**self.rollbacks,
+            **({"rollbacks": self.rollbacks} if self.rollbacks else {}),
             "images_per_second": round(examples / (now - self.epoch_started), 2),
         }
+
+
+@jax.jit
+def is_finite(tree: Any) -> jax.Array:
+    """Whether every number of a pytree is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _note(averages: Mapping[str, float]) -> str:

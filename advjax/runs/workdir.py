@@ -87,6 +87,11 @@ def load_run(
     return module, variables
 
 
+def put_aside(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Damaged checkpoints that training went back over."""
+    return sorted(workdir.glob("damaged-checkpoint-*"))
+
+
 def choose(method: Method, network: str | None, workdir: str | os.PathLike[str]) -> str:
     """`network`, if the method has it; the first that it evaluates if absent."""
     names = (*method.trained, *method.averaged)

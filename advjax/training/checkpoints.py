@@ -1,8 +1,11 @@
-"""Checkpoints: the last one to resume from, the best one on the validation split, and every n-th one if asked for."""
+"""Checkpoints: the last ones to resume from, the best one on the validation split, and every n-th epoch's if asked for."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,25 +13,36 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from advjax.errors import InputError
+from advjax.files import read_json, write_json
+
 SCORE = "score"
+INDEX = "checkpoints.json"
+
+
+class Damaged(InputError):
+    """A checkpoint does not hold what was saved."""
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run; checkpoints are numbered by epochs done.
+    """The folder `checkpoints/` of a run; checkpoints are numbered by steps done.
 
     A checkpoint appears under its name only once it is complete, so a run that is killed while saving resumes from the
-    one before. The best checkpoint is the one of the highest score, the later one of equals.
+    one before. The best checkpoint is the one of the highest score, the later one of equals. Beside the folder,
+    `checkpoints.json` has a hash of what each holds, which every restore is held to, and what the caller wants to find
+    again with it.
     """
 
-    def __init__(self, directory: pathlib.Path, every: int = 0) -> None:
+    def __init__(self, directory: pathlib.Path, keep: int = 2, every: int = 0) -> None:
         """Opens the folder, creating it if need be.
 
         Args:
-            directory: absolute path.
-            every: keep every n-th epoch's checkpoint for good; 0 keeps none but the last and the best.
+            directory: the folder.
+            keep: how many of the latest checkpoints stay.
+            every: keep every checkpoint whose number is a multiple of this for good; 0 keeps none but the best.
         """
         rules = [
-            policy.LatestN(1),
+            policy.LatestN(keep),
             policy.BestN(n=1, get_metric_fn=lambda metrics: metrics[SCORE], keep_checkpoints_without_metrics=False),
         ]
         if every:
@@ -39,6 +53,14 @@ class Checkpoints:
             best_mode="max",
         )
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+        self._folder = directory.resolve()
+        place = self._folder.parent / INDEX
+        self._index: dict[str, dict[str, Any]] = read_json(place.parent, INDEX) if place.exists() else {}
+
+    @property
+    def all(self) -> list[int]:
+        """Numbers of all checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
 
     @property
     def last(self) -> int | None:
@@ -55,29 +77,83 @@ class Checkpoints:
         }
         return max(scored, key=lambda step: (scored[step], step)) if scored else None
 
-    def save(self, epoch: int, state: Any, score: float | None = None) -> None:
+    def save(self, step: int, state: Any, score: float | None = None, note: Mapping[str, Any] | None = None) -> None:
         """Saves in the background; the arrays are copied before this returns.
 
         Args:
-            epoch: epochs done.
+            step: steps done.
             state: a pytree of arrays.
-            score: robust accuracy on the validation split, if there is one.
+            score: accuracy on the validation split, if there is one.
+            note: plain values to be found again (`note_of`).
         """
+        # The hash before the checkpoint: killed in between, there is a hash too many, which nobody asks for.
+        self._index[str(step)] = {"sha256": sha256(state), **(note or {})}
+        kept = {str(number) for number in (*self._manager.all_steps(), step)}
+        self._index = {number: entry for number, entry in self._index.items() if number in kept}
+        write_json(self._folder.parent / INDEX, self._index)
         metrics = None if score is None else {SCORE: score}
-        self._manager.save(epoch, args=ocp.args.StandardSave(state), metrics=metrics)
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
-    def restore(self, epoch: int, like: Any) -> Any:
-        """The state of checkpoint `epoch`; `like` is a pytree of arrays or shapes of the same structure."""
+    def note_of(self, step: int) -> Mapping[str, Any]:
+        """What was noted with a checkpoint."""
+        return self._index.get(str(step), {})
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of a checkpoint; `like` is a pytree of arrays or shapes of the same structure.
+
+        Raises:
+            Damaged: it does not hold what was saved.
+        """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
-        return self._manager.restore(epoch, args=ocp.args.StandardRestore(shapes))
+        return self._held(step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore(shapes)))
 
-    def restore_networks(self, epoch: int) -> dict[str, Any]:
-        """`{"params": {name: ...}, "stats": {name: ...}}` of a checkpoint, as NumPy arrays."""
-        saved = self._manager.restore(epoch, args=ocp.args.StandardRestore())
+    def restore_networks(self, step: int) -> dict[str, Any]:
+        """`{"params": {name: ...}, "stats": {name: ...}}` of a checkpoint, as NumPy arrays.
+
+        Raises:
+            Damaged: it does not hold what was saved.
+        """
+        saved = self._held(step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore()))
         return jax.tree.map(np.asarray, {"params": saved["params"], "stats": saved["stats"]})
+
+    def _held(self, step: int, restore: Callable[[], Any]) -> Any:
+        """What `restore` gives, held to the hash that was noted when it was saved."""
+        where = f"checkpoint {step} in {self._folder}"
+        try:
+            state = restore()
+        except Exception as error:  # a damaged file can fail in any way
+            raise Damaged(f"{where} cannot be read ({type(error).__name__}: {error})"[:400]) from None
+        if (known := self.note_of(step).get("sha256")) and known != sha256(state):
+            raise Damaged(f"{where} is damaged: it does not hold what was saved")
+        return state
+
+    def put_aside(self, step: int, place: pathlib.Path) -> None:
+        """Moves a checkpoint out of the folder."""
+        os.replace(self._folder / str(step), place)
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Waits for what is being saved."""
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def sha256(state: Any) -> str:
+    """SHA-256 of a pytree of arrays: every leaf's path, type, shape and bytes, in the order of their paths."""
+    digest = hashlib.sha256()
+    leaves = {_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    for path in sorted(leaves):
+        leaf = leaves[path]
+        digest.update(f"{path}{leaf.dtype}{list(leaf.shape)}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _path(path: Any) -> str:
+    # A restored state without a structure of its own has dictionaries where the state had fields.
+    return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)

@@ -208,6 +208,14 @@ class Meter:
         """Takes the metrics of one step."""
         self._total = metrics if self._total is None else parallel.add(self._total, metrics)
 
+    def totals(self) -> dict[str, list[float]]:
+        """Name -> [sum, count] since the last `take`, to go on from (`restore`); waits for the device."""
+        return {name: np.asarray(pair).tolist() for name, pair in jax.device_get(self._total or {}).items()}
+
+    def restore(self, totals: Mapping[str, Sequence[float]] | None) -> None:
+        """Goes on from what `totals` gave."""
+        self._total = {name: np.asarray(pair, np.float32) for name, pair in totals.items()} if totals else None
+
     def take(self) -> dict[str, float]:
         """Name -> average since the last call; waits for the device."""
         averages, self._total = average(self._total), None
