@@ -26,7 +26,6 @@ from advjax.data import Dataset, Split
 from advjax.errors import InputError, unknown
 from advjax.evaluate import clean, params_sha256, pgd_steps, run_attack, write_atomically
 from advjax.methods.base import Method
-from advjax.models.published import load_teacher
 from advjax.models.published import names as published
 from advjax.models.published import teacher as published_teacher
 from advjax.training.checkpoints import Checkpoints
@@ -149,7 +148,7 @@ def _from_file(path, field, options, precision, dataset) -> tuple[nn.Module, Any
         if options["name"] in published():
             known = published_teacher(options["name"])
             _check_data(options["name"], known.num_classes, known.image_shape, dataset)
-            return load_teacher(options["name"], path, dtype=precision)
+            return models.load_teacher(options["name"], path, dtype=precision)
         module = create_network(options, dataset.num_classes, precision)
         check_fits(f"{field}.network", module, dataset.image_shape)
         return module, models.load_torch(path, module, dataset.image_shape)
