@@ -84,6 +84,22 @@ def teacher(name: str) -> PublishedTeacher:
     return TEACHERS[name]
 
 
+def lines() -> list[str]:
+    """Every teacher in a line: name, network, data, threat, reported clean accuracy and AutoAttack in percent."""
+    columns = [max(len(value) for value in values) for values in zip(*map(_columns, names()), strict=True)]
+    return ["  ".join(v.ljust(n) for v, n in zip(_columns(name), columns, strict=True)).rstrip() for name in names()]
+
+
+def _columns(name: str) -> tuple[str, ...]:
+    entry = TEACHERS[name]
+    norm, eps = entry.threat
+    figures = [
+        f"{what} {value:.2f}" for what, value in (("clean", entry.clean), ("AutoAttack", entry.autoattack)) if value
+    ]
+    reported = "  ".join(figures) + (", more data" if entry.extra_data else "")
+    return name, entry.network, entry.data, f"{norm} {eps}" if norm else "natural", reported
+
+
 def _robustbench(model: str, network: str, data: str, threat: tuple, clean: float, autoattack: float, **rest: Any):
     extra_data = rest.pop("extra_data", False)
     folder = {"linf": "Linf", "l2": "L2"}.get(threat[0], "Linf")

@@ -160,19 +160,20 @@ def fits(state: State, input_shape: tuple[int, int, int]) -> list[str]:
         input_shape: (H, W, C) of an image.
 
     Returns:
-        `["resnet18 (100 classes)", "the teacher sehwag2021_resnet18", ...]`.
+        `["resnet18 (10 classes)", "the teacher sehwag2021_resnet18", ...]`.
     """
-    known = {(name, ()): [name] for name in names()}
+    structures: dict[Any, list[str]] = {(name, ()): [] for name in names()}
     for name, entry in published.TEACHERS.items():
         structure = {k: v for k, v in entry.options.items() if k not in ("mean", "std")}
-        known.setdefault((entry.network, tuple(sorted(structure.items()))), []).append(f"the teacher {name}")
+        structures.setdefault((entry.network, tuple(sorted(structure.items()))), []).append(name)
     fitting = []
-    for (network, options), called in known.items():
+    for (network, options), teachers in structures.items():
         classes = _classes_that_fit(state, network, dict(options), input_shape)
         if classes is not None:
-            own = published.TEACHERS
-            fitting += [n for n in called if n in names() or own[n.split()[-1]].num_classes == classes]
-            fitting = [f"{n} ({classes} classes)" if n in names() else n for n in fitting]
+            chosen = "".join(f", {k}={v!r}" for k, v in options)
+            fitting.append(f"{network} ({classes} classes{chosen})")
+            own = [name for name in teachers if published.TEACHERS[name].num_classes == classes]
+            fitting += [f"the teacher {name}" for name in own]
     return fitting
 
 
