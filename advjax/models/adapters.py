@@ -101,7 +101,7 @@ def from_init_apply(init: Callable, apply: Callable, *, num_classes: int, stocha
     """A network of any pair of functions.
 
     Args:
-        init: `(key, images [B, H, W, C]) -> (params, state)`, pytrees of arrays; `{}` for no state.
+        init: `(key, images [B, H, W, C]) -> (params, state)`, pytrees of arrays, no bare ones; `{}` for no state.
         apply: `(params, state, images, train, key) -> (logits [B, K], state)`; `train` is a Python bool, `key` None in
             evaluation.
         num_classes: K.
@@ -122,13 +122,17 @@ class FunctionAdapter(Adapter):
 
     def initial(self, key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
         """As in `Adapter`."""
-        return self.init_function(key, x)
+        params, state = self.init_function(key, x)
+        return _by_name(params), _by_name(state)
 
     def forward(
         self, params: Any, state: Any, x: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[jax.Array, Any]:
         """As in `Adapter`."""
-        return self.apply_function(params, state, x, train, key)
+        like = jax.eval_shape(self.init_function, jax.random.key(0), x)
+        given = (_filled(tree, values) for tree, values in zip(like, (params, state), strict=True))
+        logits, new = self.apply_function(*given, x, train, key)
+        return logits, _by_name(new)
 
 
 def from_haiku(transformed: Any, *, num_classes: int, stochastic: bool = True, takes_training: bool = True) -> Adapter:

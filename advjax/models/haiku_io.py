@@ -53,7 +53,8 @@ class _Unpickler(pickle.Unpickler):
         known = module.split(".")[0] in ("numpy", "haiku", "jax", "collections")
         allowed = _ALLOWED.get((module.split(".")[-1], name)) if known else None
         if allowed is None:
-            raise InputError(f"it is refused: it asks for {module}.{name}, and nothing in it is executed")
+            asked = ascii(f"{module}.{name}")[1:-1][:80]
+            raise InputError(f"it is refused: it asks for {asked}, and nothing in it is executed")
         return allowed
 
 
@@ -77,20 +78,21 @@ def read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
             if not dtype.hasobject:
                 raise InputError("it is a plain array, not a checkpoint")
             params, state = _Unpickler(file).load()
+        if not isinstance(params, Mapping) or not isinstance(state, Mapping):
+            raise InputError("it is no Haiku checkpoint: it does not hold two mappings")
+        return _torch_state(params, state)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a foreign file can fail in any way
-        raise InputError(f"{path} cannot be read as a Haiku checkpoint: {error}") from None
-    if not isinstance(params, Mapping) or not isinstance(state, Mapping):
-        raise InputError(f"{path} is no Haiku checkpoint: it does not hold two mappings")
-    return _torch_state(params, state)
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise InputError(f"{path} cannot be read as a Haiku checkpoint: {reason}") from None
 
 
 def _torch_state(params: Mapping, state: Mapping) -> dict[str, np.ndarray]:
     found = {}
     for module, leaves in params.items():
         for leaf, value in leaves.items():
-            value = np.asarray(value, np.float32)
+            value = _array(module, leaf, value)
             if leaf == "w":
                 value = value.transpose((3, 2, 0, 1) if value.ndim == 4 else (1, 0))
             elif leaf in ("scale", "offset"):
@@ -101,8 +103,17 @@ def _torch_state(params: Mapping, state: Mapping) -> dict[str, np.ndarray]:
         if which in ("mean_ema", "var_ema"):
             # `average` is the moving average with its bias towards zero removed, which Haiku evaluates with
             name = "running_mean" if which == "mean_ema" else "running_var"
-            found[f"{_name(norm)}.{name}"] = np.asarray(leaves["average"], np.float32).ravel()
+            found[f"{_name(norm)}.{name}"] = _array(module, "average", leaves["average"]).ravel()
     return found
+
+
+def _array(module: str, leaf: str, value: Any) -> np.ndarray:
+    # Anything but an array may contain itself.
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise InputError(f"{ascii(module)[1:81]}, {ascii(leaf)[1:81]} is no array of floating-point numbers: {kind}")
+    with np.errstate(over="ignore"):
+        return value.astype(np.float32)
 
 
 def _name(module: str) -> str:

@@ -13,12 +13,9 @@ Nothing is downloaded. Architectures, normalisation and figures are those of the
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-
-from advjax.errors import InputError, unknown
+from advjax.errors import unknown
 from advjax.models.normalisation import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -28,8 +25,6 @@ from advjax.models.normalisation import (
     IMAGENET_STD,
     KUANGLIU_STD,
 )
-from advjax.models.registry import create
-from advjax.models.torch_io import load_torch
 
 LINF = ("linf", "8/255")
 TRADES_EPS = ("linf", "0.031")
@@ -89,25 +84,20 @@ def teacher(name: str) -> PublishedTeacher:
     return TEACHERS[name]
 
 
-def load_teacher(name: str, path: str | os.PathLike | None = None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """A published teacher with its architecture and normalisation set right.
+def lines() -> list[str]:
+    """Every teacher in a line: name, network, data, threat, reported clean accuracy and AutoAttack in percent."""
+    columns = [max(len(value) for value in values) for values in zip(*map(_columns, names()), strict=True)]
+    return ["  ".join(v.ljust(n) for v, n in zip(_columns(name), columns, strict=True)).rstrip() for name in names()]
 
-    Args:
-        name: one of `names()`.
-        path: the file that its authors publish.
-        **options: further options of the network, e.g. `dtype`, or `mean` and `std` to use it as others did.
 
-    Returns:
-        The linen module and its variables.
-
-    Raises:
-        InputError: an unknown name, no path (the message says where the file is to be had), a file that does not fit.
-    """
-    entry = teacher(name)
-    if path is None:
-        raise InputError(f"teacher {name} needs path=FILE; its authors publish the file at {entry.where}")
-    module = create(entry.network, entry.num_classes, **{**entry.options, **options})
-    return module, load_torch(path, module, entry.image_shape)
+def _columns(name: str) -> tuple[str, ...]:
+    entry = TEACHERS[name]
+    norm, eps = entry.threat
+    figures = [
+        f"{what} {value:.2f}" for what, value in (("clean", entry.clean), ("AutoAttack", entry.autoattack)) if value
+    ]
+    reported = "  ".join(figures) + (", more data" if entry.extra_data else "")
+    return name, entry.network, entry.data, f"{norm} {eps}" if norm else "natural", reported
 
 
 def _robustbench(model: str, network: str, data: str, threat: tuple, clean: float, autoattack: float, **rest: Any):

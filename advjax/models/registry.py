@@ -17,6 +17,7 @@ from flax import nnx
 from advjax import plugins
 from advjax.errors import InputError, unknown
 from advjax.models.adapters import Adapter, ModelAdapter, arguments, from_equinox, from_nnx
+from advjax.models.convnext import ConvNeXt
 from advjax.models.layers import ImageClassifier
 from advjax.models.mobilenet_v2 import MobileNetV2
 from advjax.models.normalisation import CIFAR10_MEAN, CIFAR10_STD
@@ -29,6 +30,7 @@ from advjax.models.wide_resnet import DeepMindWideResNet, WideResNet
 _THREE_STAGES = {"width": 16, "strides": (1, 2, 2)}
 _DEEPMIND = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 _NETWORKS: dict[str, tuple[type[ImageClassifier], dict[str, Any]]] = {
+    "convnext_t": (ConvNeXt, {}),
     "mobilenet_v2": (MobileNetV2, {}),
     "preact_resnet18": (PreActResNet, {"blocks": (2, 2, 2, 2)}),
     "preact_resnet34": (PreActResNet, {"blocks": (3, 4, 6, 3)}),
@@ -43,6 +45,7 @@ _NETWORKS: dict[str, tuple[type[ImageClassifier], dict[str, Any]]] = {
     "small_cnn": (SmallCNN, {}),
     "tiny_cnn": (TinyCNN, {}),
     "vit": (VisionTransformer, {}),
+    "vit_b_16": (VisionTransformer, {"width": 768, "depth": 12, "heads": 12, "patch": 16}),
     "wrn_22_6_swish": (DeepMindWideResNet, {"depth": 22, "width": 6, **_DEEPMIND}),
     "wrn_28_10": (WideResNet, {"depth": 28, "width": 10}),
     "wrn_28_10_swish": (DeepMindWideResNet, {"depth": 28, "width": 10, **_DEEPMIND}),

@@ -1,6 +1,6 @@
-"""ResNets for 32x32 images (He et al. 2016): four stages of 64 channels and more, and three of 16 and more.
+"""ResNets (He et al. 2016): four stages of 64 channels and more, and for CIFAR three of 16 and more.
 
-Both have the 3x3 stem of stride 1 and the global average that CIFAR code uses.
+Both have the 3x3 stem of stride 1 that CIFAR code uses unless ImageNet's is asked for, and a global average at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from advjax.errors import unknown
 from advjax.models.layers import ImageClassifier, Linear, Train, global_average
+
+STEMS = {"cifar": (3, 1), "imagenet": (7, 2)}  # kernel and stride
 
 
 class BasicBlock(nn.Module):
@@ -81,6 +83,8 @@ class ResNet(ImageClassifier):
         strides: of the stages.
         shortcut: where the shape changes, "conv" (1x1 convolution and BatchNorm) or "pad" (option A of the paper:
             every second pixel, the missing channels zero, half of them on either side).
+        stem: "cifar" (a 3x3 convolution of stride 1) or "imagenet" (a 7x7 one of stride 2, then 3x3 max-pooling of
+            stride 2).
     """
 
     blocks: tuple[int, ...] = (2, 2, 2, 2)
@@ -88,16 +92,22 @@ class ResNet(ImageClassifier):
     width: int = 64
     strides: tuple[int, ...] = (1, 2, 2, 2)
     shortcut: str = "conv"
+    stem: str = "cifar"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: Train = False) -> jax.Array:
         """Images [B, H, W, C] in [0, 1] to logits [B, K]."""
+        if self.stem not in STEMS:
+            raise unknown("stem", self.stem, STEMS)
         if self.shortcut not in ("conv", "pad"):
             raise unknown("shortcut", self.shortcut, ("conv", "pad"))
         conv, norm = self.makers()
         block = Bottleneck if self.bottleneck else BasicBlock
-        x = conv(self.width, name="conv1")(self.prepare(x))
+        kernel, stride = STEMS[self.stem]
+        x = conv(self.width, kernel, stride, name="conv1")(self.prepare(x))
         x = nn.relu(norm(name="bn1")(x, train))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, (count, stride) in enumerate(zip(self.blocks, self.strides, strict=True)):
             for i in range(count):
                 options = (self.width * 2**stage, stride if i == 0 else 1, self.shortcut, conv, norm)

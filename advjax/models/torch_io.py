@@ -1,8 +1,4 @@
-"""Networks' weights from and to PyTorch files, safetensors files and DeepMind's Haiku checkpoints.
-
-Nothing in a file is executed: PyTorch files are read with `weights_only=True`, Haiku's pickles by a reader that knows
-arrays and mappings only; a file that asks for anything else is refused.
-"""
+"""Networks' weights from and to PyTorch files, safetensors files and DeepMind's Haiku checkpoints."""
 
 from __future__ import annotations
 
@@ -18,16 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from advjax.errors import InputError, unknown
-from advjax.models import haiku_io, torch_names
-from advjax.models.registry import variable_shapes
+from advjax.errors import InputError
+from advjax.models import published, torch_names
+from advjax.models.checks import problem_of, shown
+from advjax.models.registry import create, names, variable_shapes
+from advjax.models.state_files import State, load_pytorch, read_state
 from advjax.models.wide_resnet import DeepMindWideResNet, WideResNet
 
-WRAPPERS = ("state_dict", "model_state_dict", "net", "model", "model_state", "network", "params")
 NORMALISATION = ("mean", "std", "mu", "sigma")
-MISSING_TORCH = "PyTorch files need the extra 'torch' (pip install torch); safetensors files need nothing more"
-
-State = dict[str, np.ndarray]
 
 
 def load_torch(
@@ -50,25 +44,29 @@ def load_torch(
         `{"params": ..., "batch_stats": ...}`, float32.
 
     Raises:
-        InputError: the file is absent, unreadable or would execute code; a tensor is missing, unused or mis-shaped.
+        InputError: the file is absent, unreadable or would execute code; a tensor is missing, unused or mis-shaped (the
+            line then names the networks of this library and the published teachers that the file fits), is not of
+            floating-point numbers, holds NaN or infinity, or is a negative running variance.
     """
     state = read_state(path, entry=entry)
     params, leaves = _leaves(module, variable_shapes(module, input_shape))
     wanted = {torch_names.torch_name(module, p[1:]): p for p in leaves}
-    prefix = _common_prefix(path, state, wanted)
-    reads = torch_names.dialect(module).reads
-    found = {torch_names.substitute(k.removeprefix(prefix), reads): v for k, v in state.items()}
-    found = {k: v for k, v in found.items() if not k.endswith("num_batches_tracked")}
-
+    found = _renamed(path, module, state, wanted)
     unused = [k for k in found if k not in wanted]
-    skipped = {k for k in unused if _is_dead(module, k)} | {k for k in unused if _is_normalisation(k, found[k])}
+    skipped = {k for k in unused if _is_skipped(module, k, found[k])}
     problems = _listed("missing", [k for k in wanted if k not in found])
     problems += _listed("unused", [k for k in unused if k not in skipped])
     shapes = {k: torch_names.torch_shape(p, leaves[p].shape) for k, p in wanted.items()}
     wrong = [k for k in wanted if k in found and found[k].shape != shapes[k]]
-    problems += _listed("mis-shaped", [f"{k} is {found[k].shape}, not {shapes[k]}" for k in wrong])
+    problems += _listed("mis-shaped", [f"{shown(k)} is {found[k].shape}, not {shapes[k]}" for k in wrong])
     if problems:
-        raise InputError(f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}")
+        fitting = [*_listed("it fits", fits(state, input_shape))]
+        raise InputError(f"{path} does not fit {type(module).__name__}: {'; '.join(problems + fitting)}")
+    for name, leaf in wanted.items():
+        value = found[name]
+        integer = value.dtype.kind in "iub" and f"is of type {value.dtype}, not of floating-point numbers"
+        if problem := integer or problem_of(value, leaf[-1] == "var"):
+            raise InputError(f"{path}: tensor {name} {problem}")
     _warn_of_skipped(path, module, skipped, found)
 
     def converted(name: str, leaf: tuple[str, ...]) -> Any:
@@ -77,6 +75,27 @@ def load_torch(
 
     variables = unflatten_dict({leaf: converted(name, leaf) for name, leaf in wanted.items()})
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def load_teacher(name: str, path: str | os.PathLike | None = None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """A published teacher with its architecture and normalisation set right.
+
+    Args:
+        name: one of `advjax.models.published.names()`.
+        path: the file that its authors publish.
+        **options: further options of the network, e.g. `dtype`, or `mean` and `std` to use it as others did.
+
+    Returns:
+        The linen module and its variables.
+
+    Raises:
+        InputError: an unknown name, no path (the message says where the file is to be had), a file that does not fit.
+    """
+    entry = published.teacher(name)
+    if path is None:
+        raise InputError(f"teacher {name} needs path=FILE; its authors publish the file at {entry.where}")
+    module = create(entry.network, entry.num_classes, **{**entry.options, **options})
+    return module, load_torch(path, module, entry.image_shape)
 
 
 def save_torch(
@@ -101,7 +120,7 @@ def save_torch(
 
         save_file(state, path, metadata={"format": "pt"})
         return
-    torch = _torch()
+    torch = load_pytorch()
     torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, path)
 
 
@@ -121,78 +140,66 @@ def torch_state(module: nn.Module, variables: Mapping[str, Any], *, sub_block1: 
     return state
 
 
-def read_state(path: str | os.PathLike, *, entry: str | None = None) -> State:
-    """The tensors of a file by name, unwrapped, as arrays; see `load_torch`."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f"no file {path}")
-    if path.suffix == ".npy":
-        return haiku_io.read_state(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    torch = _torch()
-    content = _unwrap(path, _read_torch(torch, path), entry, torch.Tensor)
-    return {
-        k: (v.float() if v.is_floating_point() else v).detach().numpy()
-        for k, v in content.items()
-        if isinstance(v, torch.Tensor)
-    }
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise InputError(MISSING_TORCH) from None
-    return torch
-
-
-def _read_safetensors(path: pathlib.Path) -> State:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return {k: v if v.dtype.kind in "iu" else v.astype(np.float32) for k, v in load_file(path).items()}
-    except SafetensorError as error:
-        raise InputError(f"{path} is no readable safetensors file: {error}") from None
-
-
-def _read_torch(torch: Any, path: pathlib.Path) -> Any:
-    # Training scripts often store an accuracy beside the weights as a NumPy scalar, which is data as well.
-    scalar = np.float64(0).__reduce__()[0]
-    dtypes = [np.dtype, *(type(np.dtype(code)) for code in ("f8", "f4", "i8"))]
-    numpy_scalars = [scalar, (scalar, "numpy.core.multiarray.scalar"), *dtypes]
-    try:
-        with torch.serialization.safe_globals(numpy_scalars):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file can fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            culprit = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), reason)
-            message = f"{path} is refused and was not executed: it holds more than tensors: {culprit}"
-            raise InputError(message) from None
-        raise InputError(f"{path} cannot be read as a PyTorch file: {reason}") from None
-
-
-def _unwrap(path: pathlib.Path, content: Any, entry: str | None, tensor: type) -> Mapping[str, Any]:
-    if entry is not None:
-        if not isinstance(content, Mapping) or entry not in content:
-            raise unknown(f"entry of {path}", entry, map(str, content) if isinstance(content, Mapping) else ())
-        content = content[entry]
-    while isinstance(content, Mapping) and not any(isinstance(v, tensor) for v in content.values()):
-        inner = next((w for w in WRAPPERS if isinstance(content.get(w), Mapping)), None)
-        if inner is None:
-            held = ", ".join(map(str, list(content)[:8])) or "nothing"
-            raise InputError(f"{path} holds no tensors under a known name ({held}); name the entry that does")
-        content = content[inner]
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    return content
-
-
 def _leaves(module: nn.Module, variables: Mapping[str, Any]) -> tuple[Any, dict[tuple[str, ...], Any]]:
     variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats") or {}}
     return variables["params"], flatten_dict(variables)
+
+
+def _renamed(path: Any, module: nn.Module, state: State, wanted: Iterable[str]) -> State:
+    """The tensors by the names that this library writes for the network."""
+    prefix, reads = _common_prefix(path, state, wanted), torch_names.dialect(module).reads
+    found = {torch_names.substitute(k.removeprefix(prefix), reads): v for k, v in state.items()}
+    return {k: v for k, v in found.items() if not k.endswith("num_batches_tracked")}
+
+
+def fits(state: State, input_shape: tuple[int, int, int]) -> list[str]:
+    """The networks of this library, and the published teachers, that have exactly these tensors.
+
+    Args:
+        state: tensors by name, as `read_state` gives them.
+        input_shape: (H, W, C) of an image.
+
+    Returns:
+        `["resnet18 (10 classes)", "the teacher sehwag2021_resnet18", ...]`.
+    """
+    structures: dict[Any, list[str]] = {(name, ()): [] for name in names()}
+    for name, entry in published.TEACHERS.items():
+        structure = {k: v for k, v in entry.options.items() if k not in ("mean", "std")}
+        structures.setdefault((entry.network, tuple(sorted(structure.items()))), []).append(name)
+    fitting = []
+    for (network, options), teachers in structures.items():
+        classes = _classes_that_fit(state, network, dict(options), input_shape)
+        if classes is not None:
+            chosen = "".join(f", {k}={v!r}" for k, v in options)
+            fitting.append(f"{network} ({classes} classes{chosen})")
+            own = [name for name in teachers if published.TEACHERS[name].num_classes == classes]
+            fitting += [f"the teacher {name}" for name in own]
+    return fitting
+
+
+def _classes_that_fit(state: State, network: str, options: dict[str, Any], input_shape: Any) -> int | None:
+    """K for which the network has exactly these tensors, None if there is none."""
+    probe = 10007  # no size that a layer has, so that only the last layer's shapes show it
+    module = create(network, probe, **options)
+    try:
+        leaves = _leaves(module, variable_shapes(module, input_shape))[1]
+        shapes = {torch_names.torch_name(module, p[1:]): torch_names.torch_shape(p, v.shape) for p, v in leaves.items()}
+        found = _renamed("", module, state, shapes)
+    except InputError:  # not for images of this shape, or two networks in one file
+        return None
+    found = {k: v for k, v in found.items() if not _is_skipped(module, k, v)}
+    if found.keys() != shapes.keys():
+        return None
+    classes = {found[k].shape[0] for k, shape in shapes.items() if probe in shape and found[k].ndim}
+    if len(classes) != 1:
+        return None
+    (count,) = classes
+    same = all(found[k].shape == tuple(count if n == probe else n for n in shape) for k, shape in shapes.items())
+    return count if same else None
+
+
+def _is_skipped(module: nn.Module, name: str, value: np.ndarray) -> bool:
+    return _is_dead(module, name) or _is_normalisation(name, value)
 
 
 def _common_prefix(path: Any, state: State, wanted: Iterable[str]) -> str:
@@ -220,8 +227,8 @@ def _is_normalisation(name: str, value: np.ndarray) -> bool:
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return [f"{what} {shown}"] if names else []
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [f"{what} {', '.join(map(shown, names[:5]))}{more}"] if names else []
 
 
 def _warn_of_skipped(path: Any, module: nn.Module, skipped: set[str], found: State) -> None:
@@ -233,6 +240,6 @@ def _warn_of_skipped(path: Any, module: nn.Module, skipped: set[str], found: Sta
         field = "mean" if name.split(".")[-1] in ("mean", "mu") else "std"
         own = getattr(module, field, None)
         if own is None or not np.allclose(np.broadcast_to(value, len(own)), own, atol=1e-3):
-            shown = tuple(round(v, 4) for v in value)
-            message = f"{path} normalises inside the network, {name} = {shown}; this network has {field} = {own}"
+            rounded = tuple(round(v, 4) for v in value)
+            message = f"{path} normalises inside the network, {name} = {rounded}; this network has {field} = {own}"
             warnings.warn(message, stacklevel=3)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
+from advjax.models.convnext import ConvNeXt
 from advjax.models.resnet import ResNet
 from advjax.models.small_cnn import SmallCNN, TinyCNN
 from advjax.models.vit import VisionTransformer
@@ -54,6 +55,7 @@ _DIALECTS: dict[type[nn.Module], Dialect] = {
     ),
     SmallCNN: Dialect(((r"^conv", "feature_extractor.conv"), (r"^fc", "classifier.fc")), (), ("fc1", "conv4")),
     TinyCNN: Dialect(flattened=("fc1", "conv3")),
+    ConvNeXt: Dialect(((r"^(stages|downsample_layers)_(\d+)\.", r"\1.\2."),)),
     VisionTransformer: Dialect(
         (
             (r"^(blocks\.\d+)\.(qkv|proj)\.", r"\1.attn.\2."),

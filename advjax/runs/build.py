@@ -20,7 +20,7 @@ from advjax.numbers import number
 from advjax.runs import schema, teachers
 from advjax.runs.experiment import Experiment, Parts
 from advjax.runs.metrics import TensorBoard, make_writers
-from advjax.runs.networks import check_fits, check_variables, create_method, create_modules
+from advjax.runs.networks import check_fits, create_method, create_modules
 from advjax.runs.schema import Config, DataConfig
 from advjax.runs.workdir import load_run
 from advjax.training import schedules
@@ -122,6 +122,6 @@ def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, imag
             variables = load_run(path, None if len(method.trained) == 1 else name)[1]
         else:
             variables = models.load_torch(source, modules[name], image_shape)
-        check_variables(variables, modules[name], image_shape, f"init_from: {source}")
+        models.check_variables(variables, modules[name], image_shape, f"init_from: {source}")
         given[name] = variables
     return given

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from advjax import methods, models
 from advjax.errors import InputError, unknown, within
@@ -73,19 +72,3 @@ def check_fits(name: str, module: nn.Module, image_shape: tuple[int, int, int]) 
         raise InputError(
             f"network {name} ({type(module).__name__}) does not take images {image_shape}: {reason}"
         ) from error
-
-
-def check_variables(variables: Any, module: nn.Module, image_shape: tuple[int, int, int], where: str) -> None:
-    """Raises `InputError` unless the variables are those of the module."""
-
-    def shapes(tree):
-        flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-        return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in flat}
-
-    found, expected = shapes(variables), shapes(models.variable_shapes(module, image_shape))
-    for path in sorted({*found, *expected}):
-        if found.get(path) != expected.get(path):
-            raise InputError(
-                f"{where}: {path} has shape {found.get(path, 'none')}, "
-                f"{type(module).__name__} needs {expected.get(path, 'none')}"
-            )

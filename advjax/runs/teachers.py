@@ -18,7 +18,7 @@ from advjax.data import Dataset
 from advjax.errors import InputError, unknown
 from advjax.files import read_json
 from advjax.methods import Method
-from advjax.models.published import load_teacher
+from advjax.models import load_teacher
 from advjax.models.published import names as published
 from advjax.models.published import teacher as published_teacher
 from advjax.runs import schema

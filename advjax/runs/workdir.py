@@ -12,9 +12,10 @@ import flax.linen as nn
 from advjax.errors import InputError, unknown
 from advjax.files import read_json, write_atomically, write_json
 from advjax.methods import Method
+from advjax.models import check_variables
 from advjax.runs import schema
 from advjax.runs.experiment import Experiment
-from advjax.runs.networks import check_variables, create_method, create_modules
+from advjax.runs.networks import create_method, create_modules
 from advjax.runs.schema import Config
 from advjax.training.checkpoints import Checkpoints
 

@@ -60,12 +60,15 @@ class ResNet(Network):
         width=64,
         strides=(1, 2, 2, 2),
         shortcut="conv",
+        stem="cifar",
         channels=3,
         **normalisation,
     ):
         super().__init__(**normalisation)
         block = Bottleneck if bottleneck else BasicBlock
-        self.conv1, self.bn1 = conv(channels, width), nn.BatchNorm2d(width)
+        kernel, stride = {"cifar": (3, 1), "imagenet": (7, 2)}[stem]
+        self.conv1, self.bn1 = conv(channels, width, kernel, stride), nn.BatchNorm2d(width)
+        self.pool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
         self.stages, inputs = len(blocks), width
         for stage, (count, stride) in enumerate(zip(blocks, strides, strict=True)):
             layers = []
@@ -76,7 +79,7 @@ class ResNet(Network):
         self.linear = nn.Linear(inputs, num_classes)
 
     def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(self.prepare(x))))
+        x = self.pool(F.relu(self.bn1(self.conv1(self.prepare(x)))))
         for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)
         return self.linear(x.mean((2, 3)))

@@ -136,16 +136,17 @@ def test_a_pair_of_functions():
     """A linear network with a counter for state, on two devices."""
 
     def init(key, x):
-        return {"w": 0.1 * jax.random.normal(key, (x[0].size, CLASSES))}, {"calls": jnp.zeros((), jnp.int32)}
+        return [(0.1 * jax.random.normal(key, (x[0].size, CLASSES)),)], {"calls": jnp.zeros((), jnp.int32)}
 
     def apply(params, state, x, train, key):
-        return x.reshape(len(x), -1) @ params["w"], {"calls": state["calls"] + train}
+        return x.reshape(len(x), -1) @ params[0][0], {"calls": state["calls"] + train}
 
     net = models.from_init_apply(init, apply, num_classes=CLASSES, stochastic=False)
     assert net == models.from_init_apply(init, apply, num_classes=CLASSES, stochastic=False)
     for batch_norm in ("global", "device"):
         run = Run(PGDAT(ATTACK), modules={"model": net}, devices=2, batch_norm=batch_norm).step(2)
         assert run.state.stats["model"]["calls"] == 4.0  # two forwards a step
+        assert list(run.state.params["model"]["0"]) == ["0"]
     with pytest.raises(InputError, match="no name"):
         models.describe(net)
 

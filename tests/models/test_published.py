@@ -38,3 +38,13 @@ def test_options_reach_the_network(tmp_path):
     assert loaded == module and jax.tree.structure(same) == jax.tree.structure(variables)
     other, _ = models.load_teacher("akamaster_resnet20", tmp_path / "w.safetensors", dtype="bfloat16", mean=(0, 0, 0))
     assert (other.dtype, other.mean, other.shortcut) == ("bfloat16", (0.0, 0.0, 0.0), "pad")
+
+
+def test_a_line_for_each():
+    lines = published.lines()
+    assert len(lines) == len(published.names()) and not any("\n" in line for line in lines)
+    found = {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
+    assert found["trades_wrn_34_10"] == "wrn_34_10 cifar10 linf 0.031 clean 84.92 AutoAttack 53.08"
+    assert found["akamaster_resnet56"] == "resnet56 cifar10 natural clean 93.39"
+    assert found["trades_mnist"] == "small_cnn mnist linf 0.3 clean 99.48"
+    assert found["carmon2019_wrn_28_10_extra"].endswith("AutoAttack 59.53, more data")

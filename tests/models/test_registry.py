@@ -40,11 +40,15 @@ COUNTS = [
     ("mobilenet_v2", 10, {}, 2_296_922),
     ("mobilenet_v2", 100, {}, 2_412_212),
     ("small_cnn", 10, {}, 312_202),
+    # ImageNet's, as torchvision and timm have them
+    ("resnet50", 1000, {"stem": "imagenet"}, 25_557_032),
+    ("vit_b_16", 1000, {}, 86_567_656),
+    ("convnext_t", 1000, {}, 28_589_128),
 ]
 
 
 def image_shape(name):
-    return {"small_cnn": (28, 28, 1), "tiny_cnn": (8, 8, 1)}.get(name, (32, 32, 3))
+    return {"small_cnn": (28, 28, 1), "tiny_cnn": (8, 8, 1), "vit_b_16": (224, 224, 3)}.get(name, (32, 32, 3))
 
 
 @pytest.mark.parametrize("name, classes, options, count", COUNTS)
@@ -140,6 +144,9 @@ def test_bad_arguments_get_one_line(name, classes, options, message):
     [
         ("resnet18", {"mean": (0.5,), "std": (0.5,)}, (32, 32, 3), "channels"),
         ("resnet18", {"shortcut": "padd"}, (32, 32, 3), "pad"),
+        ("resnet50", {"stem": "imagenett"}, (32, 32, 3), "imagenet"),
+        ("convnext_t", {"stem": "con"}, (32, 32, 3), "conv"),
+        ("convnext_t", {}, (48, 32, 3), "multiples of 32"),
         ("preact_resnet18", {"shortcut_from": "row"}, (32, 32, 3), "raw"),
         ("wrn_28_10", {"depth": 29}, (32, 32, 3), "depth"),
         ("wrn_28_10", {"activation": "swosh"}, (32, 32, 3), "swish"),

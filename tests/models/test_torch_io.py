@@ -1,13 +1,16 @@
 """What `load_torch` accepts and refuses; parity with PyTorch's networks is in `test_torch_parity.py`."""
 
 import os
+import pickle
 import re
 import sys
 import warnings
+import zipfile
 
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
 from advjax import models
@@ -213,6 +216,156 @@ def test_a_damaged_pytorch_file_gets_one_line(wrn, tmp_path):
         assert "\n" not in str(error.value)
 
 
+ODD = {
+    "quantised": lambda torch, t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "sparse coo": lambda torch, t: t.to_sparse(),
+    "sparse csr": lambda torch, t: t.to_sparse_csr(),
+    "device meta": lambda torch, t: t.to("meta"),
+    "complex64": lambda torch, t: torch.complex(t, t).conj(),
+    "float8_e4m3fn": lambda torch, t: t.to(torch.float8_e4m3fn),
+    "nested": lambda torch, t: torch.nested.nested_tensor([t, t]),
+    "int32, not of floating": lambda torch, t: t.to(torch.int32),
+    "claims 4,000,000,000,000 bytes": lambda torch, t: torch.zeros(1).expand(10**6, 10**6),
+    "NaN in 1 of": lambda torch, t: t.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(float("nan"))),
+    "infinity or numbers beyond float32 in 2,048 of": lambda torch, t: t.double() * 1e300,
+}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    module = models.create("tiny_cnn", 10, width=4)
+    return module, random_variables(module, (8, 8, 1))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_tensors_are_named(tiny, tmp_path, odd):
+    torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
+    state = {k: torch.from_numpy(v) for k, v in torch_io.torch_state(*tiny).items()}
+    torch.save({**state, "fc1.weight": ODD[odd](torch, state["fc1.weight"])}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=rf"tensor fc1\.weight .*{odd}") as error:
+        models.load_torch(tmp_path / "w.pt", tiny[0], (8, 8, 1))
+    assert "\n" not in str(error.value)
+
+
+def write_odd_content(kind, path, torch, state):
+    itself: dict = {"epoch": 3}
+    itself["state_dict"] = itself
+    if kind == "torchscript":
+        torch.jit.save(torch.jit.script(torch.nn.ReLU()), path)
+    elif kind == "bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data/0", b"0" * 2**24)
+    elif kind in ("cut", "overwritten"):
+        torch.save(state, path)
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if kind == "cut" else content[:100] + b"x" * 200 + content[300:])
+    elif kind == "cut old":
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps({"a": 1}, protocol=4))
+    else:
+        content = {
+            "itself": itself,
+            "key": {**state, 3: state["fc1.weight"]},
+            "line": {**state, "a\nb" + "c" * 200: state["fc1.weight"]},
+            "keys": {3: 1, ("a", 2): 2},
+            "module": {"net": torch.nn.ReLU()},
+        }[kind]
+        torch.save(content, path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("torchscript", "TorchScript program; save its state_dict"),
+        ("bomb", "claims 16,777,216 bytes"),
+        ("cut", "cannot be read as a PyTorch file"),
+        ("overwritten", "cannot be read as a PyTorch file"),
+        ("cut old", "unexpected EOF"),
+        ("pickle", "cannot be read as a PyTorch file: Unsupported operand"),
+        ("itself", r"contains itself \(state_dict\)"),
+        ("key", "names a tensor by a value of type int"),
+        ("line", r"unused 'a\\nbccc"),
+        ("keys", r"\(<int>, <tuple>\)"),
+        ("module", r"more than tensors: torch\.nn\.modules\.activation\.ReLU"),
+    ],
+)
+def test_odd_files_get_one_line_without_advice(tiny, tmp_path, kind, message):
+    """PyTorch's own message advises loading the file unsafely."""
+    torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
+    state = {k: torch.from_numpy(v) for k, v in torch_io.torch_state(*tiny).items()}
+    write_odd_content(kind, tmp_path / "w.pt", torch, state)
+    with pytest.raises(InputError, match=message) as error:
+        models.load_torch(tmp_path / "w.pt", tiny[0], (8, 8, 1))
+    text = str(error.value)
+    assert "\n" not in text and "weights_only" not in text and "safe_globals" not in text and len(text) < 500
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("bn2.weight", np.nan, "bn2.weight holds NaN in 1 of 8 places"),
+        ("bn1.running_mean", -np.inf, "bn1.running_mean holds infinity"),
+        ("bn1.running_var", -1e-7, r"bn1.running_var is a running variance and negative \(-1e-07\)"),
+    ],
+)
+def test_values_that_no_network_has(tiny, tmp_path, name, value, message):
+    """Without a check: XLA may give finite logits for a NaN, and a tiny negative variance does so always."""
+    module, variables = tiny
+    state = {k: v.copy() for k, v in torch_io.torch_state(module, variables).items()}
+    state[name][0] = value
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=f"w.safetensors: tensor {message}"):
+        models.load_torch(tmp_path / "w.safetensors", module, (8, 8, 1))
+
+
+def test_check_variables(tiny):
+    module, variables = tiny
+    models.check_variables(variables, module, (8, 8, 1), "here")
+
+    def message(*path, value):
+        changed = flatten_dict(variables)
+        changed[path] = value(changed[path]) if path in changed else value(None)
+        with pytest.raises(InputError) as error:
+            models.check_variables(unflatten_dict(changed), module, (8, 8, 1), "checkpoint in x")
+        return str(error.value)
+
+    bias = ("params", "fc2", "bias")
+    assert message(*bias, value=lambda v: v[:3]) == (
+        "checkpoint in x: params/fc2/bias has shape (3,), TinyCNN needs (10,)"
+    )
+    assert "params/fc9/bias has shape (2,), TinyCNN needs none" in message(
+        "params", "fc9", "bias", value=lambda v: np.ones(2)
+    )
+    assert "params/fc2/bias holds NaN in 10 of 10 places" in message(*bias, value=lambda v: v * np.nan)
+    assert "params/fc2/bias is of type complex64, not of real" in message(*bias, value=lambda v: v * 1j)
+    assert "holds infinity" in message(*bias, value=lambda v: (v * np.inf).astype(jax.numpy.bfloat16))
+    assert "batch_stats/bn1/var is a running variance and negative" in message(
+        "batch_stats", "bn1", "var", value=lambda v: -v
+    )
+    with pytest.raises(InputError, match="batch_stats/bn1/mean has shape none"):
+        models.check_variables({"params": variables["params"]}, module, (8, 8, 1), "here")
+
+
+def test_networks_that_would_fit_are_named(tmp_path):
+    module = models.create("resnet20", 10, shortcut="pad")
+    state = {f"module.{k}": v for k, v in torch_io.torch_state(module, random_variables(module, SHAPE)).items()}
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError) as error:
+        models.load_torch(tmp_path / "w.safetensors", models.create("resnet18", 10), SHAPE)
+    named = str(error.value).partition("it fits ")[2]
+    assert named == "resnet20 (10 classes, shortcut='pad'), the teacher akamaster_resnet20"
+    module = models.create("resnet18", 100)
+    assert torch_io.fits(torch_io.torch_state(module, random_variables(module, SHAPE)), SHAPE) == [
+        "resnet18 (100 classes)",
+        "the teacher addepalli2022_cifar100_resnet18",
+        "resnet18_lbgat (100 classes)",
+    ]
+
+
 class FlatMapping(dict):
     """Pickles under Haiku's name."""
 
@@ -273,6 +426,28 @@ def test_a_haiku_file_that_executes_is_refused(wrn, tmp_path):
     assert not trace.exists()
     np.load(tmp_path / "w.npy", allow_pickle=True)
     assert trace.exists(), "the file was harmless, so the test proved nothing"
+
+
+def odd_haiku(kind):
+    itself: list = []
+    itself.append(itself)
+    params = {
+        "itself": {"net/~/conv": {"w": itself}},
+        "flat": {"net/~/conv": np.zeros(3)},
+        "integers": {"net/~/conv": {"w": np.zeros(3, int)}},
+        "key": {3: {"w": np.zeros(3)}},
+    }[kind]
+    content = np.empty(2, object)
+    content[:] = [params, {}]
+    return content
+
+
+@pytest.mark.parametrize("kind", ["itself", "flat", "integers", "key"])
+def test_haiku_files_that_hold_something_else(wrn, tmp_path, kind):
+    np.save(tmp_path / "w.npy", odd_haiku(kind), allow_pickle=True)
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "w.npy"))) as error:
+        models.load_torch(tmp_path / "w.npy", wrn[0], SHAPE)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [np.zeros(3), np.array([1, None], object), b"garbage"])

@@ -7,7 +7,7 @@ from advjax import models
 
 torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 
-from experiments.torch_definitions import mobilenet_v2, preact_resnet, resnet, small_cnn, vit, wide_resnet  # noqa: E402
+from experiments.torch_definitions import convnext, mobilenet_v2, preact_resnet, resnet, small_cnn, vit, wide_resnet  # noqa: E402
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 RGB = (32, 32, 3)
@@ -16,6 +16,16 @@ CASES = {
     "resnet18": ("resnet18", {"width": 8, "mean": MEAN, "std": STD}, 10, RGB, resnet.ResNet, {}),
     "resnet18_lbgat": ("resnet18_lbgat", {"width": 8}, 10, RGB, resnet.ResNet, {}),
     "resnet50": ("resnet50", {"width": 4, "blocks": (1, 2, 1, 1)}, 10, RGB, resnet.ResNet, {}),
+    "resnet50_stem": (
+        "resnet50",
+        {"width": 4, "blocks": (1, 1, 1, 1), "stem": "imagenet"},
+        10,
+        (37, 32, 3),
+        resnet.ResNet,
+        {},
+    ),
+    "convnext": ("convnext_t", {"width": 8, "blocks": (1, 2, 1)}, 10, RGB, convnext.ConvNeXt, {}),
+    "convnext_stem": ("convnext_t", {"width": 8, "blocks": (2, 1), "stem": "conv"}, 7, RGB, convnext.ConvNeXt, {}),
     "resnet20_conv": ("resnet20", {"blocks": (2, 1, 2)}, 100, RGB, resnet.ResNet, {}),
     "resnet20_pad": ("resnet20", {"shortcut": "pad", "blocks": (2, 1, 2)}, 10, (17, 16, 3), resnet.ResNet, {}),
     "preact": ("preact_resnet18", {"width": 8}, 10, RGB, preact_resnet.PreActResNet, {}),
