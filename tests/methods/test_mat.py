@@ -16,12 +16,13 @@ from tests.methods.by_hand import Inverted, first_batch, first_layer_mean, make_
 
 ATTACK = TrainingAttack(eps=0.1, step_size=0.05, steps=2)
 AT = PGDAT(ATTACK, clean_statistics=False)
+FORMS = pytest.mark.parametrize("form", ["figure", "exchange"])
 
 
-@pytest.fixture(scope="module")
-def joint():
+@pytest.fixture(scope="module", params=["figure", "exchange"])
+def joint(request):
     """Two peers of different architectures, after three steps, the third batch with padding."""
-    return Run(MAT(ATTACK), modules={"peer0": ToyNet(), "peer1": ToyNet(features=6)}).step(3)
+    return Run(MAT(ATTACK, form=request.param), modules={"peer0": ToyNet(), "peer1": ToyNet(features=6)}).step(3)
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +31,19 @@ def at():
     return Run(AT, optimizer=optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, 0.9))).step(3)
 
 
-def test_one_peer_is_adversarial_training_bit_for_bit(at):
-    mat = Run(MAT(ATTACK, peers=1), optimizer=at.optimizer).step(3)
+@FORMS
+def test_one_peer_is_adversarial_training_bit_for_bit(at, form):
+    mat = Run(MAT(ATTACK, peers=1, form=form), optimizer=at.optimizer).step(3)
     assert distance(mat.state.params["peer0"], at.state.params["model"]) == 0.0
     assert distance(mat.state.stats["peer0"], at.state.stats["model"]) == 0.0
     assert distance(mat.state.opt_state["peer0"], at.state.opt_state["model"]) == 0.0
     assert mat.metrics["loss"] == at.metrics["loss"]  # of which the clip hides the size
+    assert "clean_accuracy" not in mat.metrics
 
 
-def test_without_mutual_terms_peers_are_independent_adversarial_trainings(at):
-    mat = Run(MAT(ATTACK, a=0.0, b=0.0), optimizer=at.optimizer).step(3)
+@pytest.mark.parametrize("fields", [{"form": "figure", "a": 0.0}, {"form": "exchange", "a": 0.0, "b": 0.0}])
+def test_without_mutual_terms_peers_are_independent_adversarial_trainings(at, fields):
+    mat = Run(MAT(ATTACK, **fields), optimizer=at.optimizer).step(3)
     initial = {"params": mat.initial.params["peer1"], "batch_stats": mat.initial.stats["peer1"]}
     second = Run(AT, given={"model": initial}, optimizer=at.optimizer)
     second._steps = at._steps  # compiled already
@@ -57,20 +61,21 @@ def test_one_device_equals_four(joint):
 
 
 def test_what_is_reported(joint):
-    peers = ["peer0", "peer1"]
-    expected = {"loss", "robust_accuracy", "disagreement", "transfer_accuracy"}
+    peers, kind = ["peer0", "peer1"], {"figure": "clean", "exchange": "transfer"}[joint.method.form]
+    expected = {"loss", "robust_accuracy", "disagreement", f"{kind}_accuracy"}
     expected |= {f"{k}_loss" for k in peers} | {f"{k}_robust_accuracy" for k in peers}
-    expected |= {f"{k}_on_{j}_accuracy" for k in peers for j in peers if j != k}
-    assert set(joint.metrics) == expected
+    other = ["peer0_clean", "peer1_clean"] if kind == "clean" else ["peer0_on_peer1", "peer1_on_peer0"]
+    assert set(joint.metrics) == expected | {f"{name}_accuracy" for name in other}
     np.testing.assert_allclose(joint.metrics["loss"], sum(joint.metrics[f"{k}_loss"] for k in peers), rtol=1e-5)
-    cross = [joint.metrics[f"{k}_on_{j}_accuracy"] for k in peers for j in peers if j != k]
-    np.testing.assert_allclose(joint.metrics["transfer_accuracy"], np.mean(cross), rtol=1e-5)
+    mean = np.mean([joint.metrics[f"{name}_accuracy"] for name in other])
+    np.testing.assert_allclose(joint.metrics[f"{kind}_accuracy"], mean, rtol=1e-5)
 
 
-def test_sequential_peers_learn_from_the_updated_earlier_ones():
+@FORMS
+def test_sequential_peers_learn_from_the_updated_earlier_ones(form):
     """The first peer steps as in the joint form. The second learns from the first as it is after its step."""
     attack, optimizer = Inverted(), optax.sgd(0.5)
-    joint, sequential = (Run(MAT(attack, sequential=s), optimizer=optimizer).step() for s in (False, True))
+    joint, sequential = (Run(MAT(attack, form=form, sequential=s), optimizer=optimizer).step() for s in (False, True))
     assert distance(joint.state.params["peer0"], sequential.state.params["peer0"]) < 1e-6
     assert distance(joint.state.stats, sequential.state.stats) < 1e-6
     # A joint step with the first peer already where the sequential one has put it gives the second peer's step.
@@ -78,7 +83,9 @@ def test_sequential_peers_learn_from_the_updated_earlier_ones():
         "peer0": {"params": sequential.state.params["peer0"], "batch_stats": sequential.initial.stats["peer0"]},
         "peer1": {"params": sequential.initial.params["peer1"], "batch_stats": sequential.initial.stats["peer1"]},
     }
-    expected = Run(MAT(attack), optimizer=optimizer, given=given).step()
+    expected = Run(joint.method, optimizer=optimizer, given=given)
+    expected._steps = joint._steps  # compiled already
+    expected.step()
     assert distance(expected.state.params["peer1"], sequential.state.params["peer1"]) < 1e-6
     assert distance(joint.state.params["peer1"], sequential.state.params["peer1"]) > 1e-4
     assert {n for n in sequential.metrics if "peer1" in n} == {n for n in joint.metrics if "peer1" in n}
@@ -97,29 +104,31 @@ def test_all_examples_are_made_before_the_first_update():
     assert update_groups == [0]
 
 
-@pytest.mark.parametrize(("coefficients", "concatenated"), [({"b": 0.0}, True), ({"a": 0.0, "b": 0.0}, False)])
-def test_statistics_move_once_by_all_examples_that_a_peer_needs(coefficients, concatenated):
-    """Examples 1 - x and x: running = 0.9 old + 0.1 of both concatenated, or of the own alone."""
+@pytest.mark.parametrize("fields", [{"form": "figure"}, {"form": "exchange", "b": 0.0}])
+def test_statistics_move_once_by_every_forward_in_order(fields):
+    """Examples 1 - x and x/2. Figure: running = 0.81 old + 0.09 own + 0.10 clean; exchange: 0.9 old + 0.1 of both."""
 
     @dataclasses.dataclass(frozen=True)
     class Different(MAT):
         def perturb(self, context, key):
             x = context.batch.image
-            return {"peer0": 1.0 - x, "peer1": x}, {}
+            return {"peer0": 1.0 - x, "peer1": 0.5 * x}, {}
 
-    run = Run(Different(**coefficients), optimizer=optax.sgd(0.0)).step()
+    run = Run(Different(**fields), optimizer=optax.sgd(0.0)).step()
     x = first_batch(run)
-    for name, own in (("peer0", 1 - x), ("peer1", x)):
-        needed = jnp.concatenate([1 - x, x]) if concatenated else own
+    for name, own in (("peer0", 1 - x), ("peer1", 0.5 * x)):
+        seen = (own, x) if run.method.form == "figure" else (jnp.concatenate([1 - x, 0.5 * x]),)
+        running = 0.0
+        for batch in seen:
+            running = 0.9 * running + 0.1 * first_layer_mean(run.initial.params[name], batch)
         found = run.state.stats[name]["BatchNorm_0"]["mean"]
-        np.testing.assert_allclose(
-            found, 0.1 * first_layer_mean(run.initial.params[name], needed), rtol=1e-4, atol=1e-7
-        )
+        np.testing.assert_allclose(found, running, rtol=1e-4, atol=1e-7)
 
 
-def test_a_peer_gets_no_gradient_as_a_teacher():
+@pytest.mark.parametrize("fields", [{"form": "figure"}, {"form": "exchange", "b": 0.7, "c": 0.6}])
+def test_a_peer_gets_no_gradient_as_a_teacher(fields):
     """The gradient of one peer's loss alone, with respect to all: only its own is not zero."""
-    method = MAT(ATTACK, peers=3, sequential=True, a=0.3, b=0.7, c=0.6, temperature=2.0)
+    method = MAT(ATTACK, peers=3, sequential=True, a=0.3, temperature=2.0, **fields)
     context = dataclasses.replace(make_context(method), group=1)
     adversarial = {name: context.batch.image for name in context.nets}
 
@@ -140,6 +149,9 @@ def test_a_peer_gets_no_gradient_as_a_teacher():
         ({"a": 1.5}, r"^a must be between 0 and 1"),
         ({"b": -1.0}, r"^b must be at least 0"),
         ({"temperature": 0.0}, r"^temperature must be above 0"),
+        ({"form": "both"}, r"^form must be a form, it is 'both'; allowed: exchange, figure$"),
+        ({"b": 0.0}, r"^b must be 1, it is 0: the form figure has no use for it, the form exchange has$"),
+        ({"c": 0.25}, r"^c must be 0.5, it is 0.25: the form figure has no use for it"),
     ],
 )
 def test_bad_fields(fields, message):

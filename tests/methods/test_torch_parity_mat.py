@@ -1,10 +1,12 @@
 """MAT against losses written anew in PyTorch from the specification: value, gradients, statistics."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from advjax.methods import MAT, MATUnion
-from tests.methods.by_hand import loss_and_gradients, make_context
+from tests.methods import by_hand
+from tests.methods.by_hand import make_context
 from tests.methods.torch_net import F, assert_parity, assert_same_statistics, images, tensor, to_flax, to_torch, torch
 
 
@@ -20,8 +22,36 @@ def kl(q_logits, p_logits, temperature=1.0):
     return (q * (q.log() - log_p)).sum(1).mean()
 
 
-def test_mat():
-    method = MAT(peers=3, a=0.3, b=0.7, c=0.6, temperature=2.0)
+def loss_and_gradients(method, context, adversarial):
+    """As in by_hand.py, compiled."""
+    return jax.jit(lambda adversarial: by_hand.loss_and_gradients(method, context, adversarial))(adversarial)
+
+
+def test_mat_as_in_the_figure():
+    method = MAT(peers=3, a=0.3, temperature=2.0)
+    context = make_context(method)
+    xs = crafted_images(context, 3)
+    value, gradients, aux = loss_and_gradients(method, context, dict(zip(method.trained, xs, strict=True)))
+
+    nets = [to_torch(context.nets[name]) for name in method.trained]
+    label = tensor(context.batch.label).long()
+    robust = [net(images(x)) for net, x in zip(nets, xs, strict=True)]
+    with torch.no_grad():
+        clean = [net(images(context.batch.image)) for net in nets]
+    total = 0.0
+    for k in range(3):
+        taught = sum(kl(clean[j], robust[k], 2.0) for j in range(3) if j != k) / 2
+        total = total + 0.7 * F.cross_entropy(robust[k], label) + 0.3 * 4 * taught
+    total.backward()
+
+    np.testing.assert_allclose(value, total.item(), rtol=1e-5)
+    for name, net in zip(method.trained, nets, strict=True):
+        assert_parity(gradients[name], to_flax(net))
+        assert_same_statistics(aux.nets[name].stats, net)
+
+
+def test_mat_with_exchange():
+    method = MAT(peers=3, form="exchange", a=0.3, b=0.7, c=0.6, temperature=2.0)
     context = make_context(method)
     xs = crafted_images(context, 3)
     adversarial = dict(zip(method.trained, xs, strict=True))
@@ -46,8 +76,36 @@ def test_mat():
         assert_same_statistics(aux.nets[name].stats, net)
 
 
-def test_mat_union():
-    method = MATUnion(a=0.3, b=0.7, c=0.6, a_specialist=0.4, temperature=2.0)
+def test_mat_union_as_the_figure_suggests():
+    method = MATUnion(a=0.3, a_specialist=0.4, temperature=2.0)
+    context = make_context(method)
+    xs = crafted_images(context, 6)
+    value, gradients, aux = loss_and_gradients(method, context, xs)
+
+    label = tensor(context.batch.label).long()
+    names = ("generalist", "specialist_l1", "specialist_l2", "specialist_linf")
+    generalist, *specialists = nets = [to_torch(context.nets[name]) for name in names]
+    by_g = generalist(torch.cat([images(x) for x in xs[:3]])).split(8)
+    by_s = [net(images(x)) for net, x in zip(specialists, xs[3:], strict=True)]
+    with torch.no_grad():
+        clean = images(context.batch.image)
+        from_g = generalist(clean)
+        from_s = sum(F.softmax(net(clean) / 2.0, 1) for net in specialists) / 3
+    total = 0.0
+    for g, s in zip(by_g, by_s, strict=True):
+        total = total + F.cross_entropy(s, label) + 0.4 * 4 * kl(from_g, s, 2.0)
+        taught = (from_s * (from_s.log() - F.log_softmax(g / 2.0, 1))).sum(1).mean()
+        total = total + (0.7 * F.cross_entropy(g, label) + 0.3 * 4 * taught) / 3
+    total.backward()
+
+    np.testing.assert_allclose(value, total.item(), rtol=1e-5)
+    for name, net in zip(names, nets, strict=True):
+        assert_parity(gradients[name], to_flax(net))
+        assert_same_statistics(aux.nets[name].stats, net)
+
+
+def test_mat_union_with_exchange():
+    method = MATUnion(form="exchange", a=0.3, b=0.7, c=0.6, a_specialist=0.4, temperature=2.0)
     context = make_context(method)
     xs = crafted_images(context, 6)
     value, gradients, aux = loss_and_gradients(method, context, xs)
