@@ -7,7 +7,9 @@
 Equations, coefficients and recipe are our reconstruction: the paper's body and code were not available. PreAct
 ResNet-18, 200 epochs, SGD 0.1, weight decay 5e-4, x0.1 at half and three quarters; radii 8/255, 0.5 and 12, ten steps
 (five on digits).
-The generalist is reported. Behind a data set, `-mutual` is the variant without one: three peers, one per norm.
+A specialist learns from the generalist's, the generalist from the specialists' predictions on the clean images, by
+analogy with the framework figure of the single-norm form; `-exchange` is the form in which they exchange adversarial
+examples. The generalist is reported. Behind a data set, `-mutual` is the variant without one: three peers, one per norm.
 `config.attack` is the l_inf attack, `config.method.l2` and `config.method.l1` are the others.
 """
 
@@ -16,7 +18,7 @@ from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10 and cifar100, each also with -mutual."""
+    """Variants: digits, cifar10 and cifar100, each also with -exchange or -mutual."""
     config = common.get_config("mat_union")
     config.network.name = "preact_resnet18"
     config.evaluation.protocol = "union"
@@ -27,6 +29,10 @@ def _digits(config):
     config = common.union_digits(config)
     config.attack.steps = 5  # there are six attacks a batch
     return config
+
+
+def _exchange(config):
+    config.method.form = "exchange"
 
 
 def _mutual(config):
@@ -41,5 +47,5 @@ VARIANTS = common.combined(
         "cifar10": lambda config: common.cifar(config, 10),
         "cifar100": lambda config: common.cifar(config, 100),
     },
-    {"mutual": _mutual},
+    {"exchange": _exchange, "mutual": _mutual},
 )
