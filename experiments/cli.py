@@ -226,6 +226,7 @@ def print_list() -> None:
     """Prints everything that has a name, a line each."""
     from advjax import data, methods, models
     from advjax.evaluate import PROTOCOLS
+    from advjax.models import published
 
     print("configs (--config=experiments/configs/NAME.py:VARIANT)")
     for file in config_files():
@@ -239,6 +240,9 @@ def print_list() -> None:
     for name in models.names():
         fields = [field for field in models.options(name) if field not in ("dtype", "forward_mode")]
         print(f"  {name:<18} options: {', '.join(fields)}")
+    print("\npublished teachers (teachers.NAME.network.name, with the file as teachers.NAME.path)")
+    for line in published.lines():
+        print(f"  {line}")
     print("\ndata sets (data.name)")
     for name in data.names():
         print(f"  {name}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ def _run(argv: list[str]) -> None:
         reports = {name: [read_json(name, "report.json")] for name in options.runs.split(",")}
     else:
         reports = _finish_runs(options, display)
+    check_comparable(reports)
     content = summarise(reports)
     root = pathlib.Path(options.root)
     root.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,36 @@ def _config(method: str, seed: int, methods: Sequence[str], root: pathlib.Path, 
                 raise InputError(f"--methods: {played_by} must come before {method}, which it teaches")
             config.teachers[role].path = str(root / f"{played_by}-{seed}")
     return runs.read(config)
+
+
+def check_comparable(reports: dict[str, list[dict[str, Any]]]) -> None:
+    """Raises `InputError` unless all reports are of one threat model, attack by attack, and of the same images."""
+    first_name, first = next((name, report) for name, of_seeds in reports.items() for report in of_seeds)
+    for name, of_seeds in reports.items():
+        for report in of_seeds:
+            for what, one, other in differences(first, report):
+                raise InputError(
+                    f"{first_name} and {name} cannot stand in one table: {what} is {one} in the one and {other} in the "
+                    "other"
+                )
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(what, here, there) of everything that keeps two reports from being compared."""
+    for field in ("norm", "eps"):
+        if one[field] != other[field]:
+            yield field, one[field], other[field]
+    test = [report.get("data", {}).get("test_sha256", "unknown")[:12] for report in (one, other)]
+    if test[0] != test[1]:
+        yield "the test set", test[0], test[1]
+    rows = [{row["attack"]: row for row in report["results"]} for report in (one, other)]
+    if set(rows[0]) != set(rows[1]):
+        yield "the set of attacks", ", ".join(sorted(rows[0])), ", ".join(sorted(rows[1]))
+        return
+    for attack, row in rows[0].items():
+        for field in ("norm", "eps", "n", "params"):
+            if row.get(field) != rows[1][attack].get(field):
+                yield f"{field} of {attack}", row.get(field), rows[1][attack].get(field)
 
 
 def summarise(reports: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

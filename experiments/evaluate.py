@@ -30,7 +30,7 @@ from advjax.runs.build import load_data
 from advjax.runs.display import Display
 from advjax.runs.evaluate import Subject, Surrogate, score, write_report
 from advjax.runs.networks import create_method
-from advjax.runs.workdir import read_config
+from advjax.runs.workdir import read_config, sha256_of
 from experiments import cli
 
 
@@ -120,6 +120,7 @@ def _run(argv: list[str]) -> None:
         number(eps),
         {subject.name: {"architecture": architecture, "params_sha256": subject.sha256}},
         results,
+        data={"name": dataset.name, "test_sha256": sha256_of(dataset.test)},
     )
     write_report(out, report, display)
 
@@ -156,7 +157,7 @@ def _subject(options: argparse.Namespace, dataset: data.Dataset, known: Config |
     sha256 = evaluate.params_sha256(variables)
     architecture, _ = models.describe(module)
     logits_fn = advjax.logits_fn(module, variables)
-    return Subject(name, checkpoint, logits_fn, sha256, precision or module.dtype), architecture
+    return Subject(name, checkpoint, logits_fn, sha256, precision or getattr(module, "dtype", "float32")), architecture
 
 
 def _function(name: str) -> Callable:

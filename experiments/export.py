@@ -23,7 +23,7 @@ from advjax import load_run
 from advjax.errors import InputError, unknown
 from advjax.evaluate import params_sha256
 from advjax.files import read_json, write_atomically
-from advjax.models import describe, save_torch
+from advjax.models import ImageClassifier, describe, save_torch
 from advjax.version import __version__
 from experiments import cli
 
@@ -103,11 +103,11 @@ def export(
     config, data = read_json(workdir, "config.json"), read_json(workdir, "data.json")
     report = read_json(workdir, "report.json") if (workdir / "report.json").exists() else None
     folder = out or workdir / "export" / format
+    definition = torch_definition(module, tuple(data["image_shape"]), format, sub_block1) if format != "orbax" else ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_weights(folder / FORMATS[format], format, module, variables, sub_block1)
-        if format != "orbax":
-            definition = torch_definition(module, tuple(data["image_shape"]), format, sub_block1)
+        if definition:
             write_atomically(folder / "network.py", definition)
         card = _card(module, variables, config, data, report, format, checkpoint, network)
         write_atomically(folder / "model_card.md", card)
@@ -137,6 +137,10 @@ def torch_definition(module: nn.Module, image_shape: tuple[int, int, int], forma
     """
     class_name = type(module).__name__
     family = type(module).__module__.rpartition(".")[2]
+    if not (DEFINITIONS / f"{family}.py").is_file() or not isinstance(module, ImageClassifier):
+        raise InputError(
+            f"--format must be orbax for {class_name}, a network from outside: it has no PyTorch definition"
+        )
     options = {"num_classes": module.num_classes, **_options(module), "channels": image_shape[2]}
     body = (DEFINITIONS / f"{family}.py").read_text(encoding="utf-8").split("\n", 1)[1]
     if "size=" in body:

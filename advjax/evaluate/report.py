@@ -142,6 +142,7 @@ def assemble(
     networks: Mapping[str, Mapping[str, Any]],
     results: Sequence[Mapping[str, Any]],
     *,
+    data: Mapping[str, Any] | None = None,
     teachers: Mapping[str, Mapping[str, Any]] | None = None,
     doubts: Sequence[str] = (),
     peers: bool = False,
@@ -155,6 +156,7 @@ def assemble(
         eps: its radius.
         networks: name -> architecture and `params_sha256`.
         results: rows, see `result_row`.
+        data: name and hash of the test set.
         teachers: what is known of the teachers, by role.
         doubts: further warnings.
         peers: whether the networks are equals, of which the mean is given, too.
@@ -165,6 +167,7 @@ def assemble(
         "version": __version__,
         "eps": eps,
         "norm": norm,
+        **({"data": data} if data else {}),
         "networks": networks,
         **({"teachers": teachers} if teachers else {}),
         "results": list(results),

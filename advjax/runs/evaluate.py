@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from advjax import evaluate, models
-from advjax.data import Split
+from advjax.data import Dataset, Split
 from advjax.errors import Stopped
 from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
 from advjax.evaluate.protocols import LogitsFn
@@ -20,7 +20,7 @@ from advjax.runs.display import Display
 from advjax.runs.experiment import Experiment
 from advjax.runs.interrupts import Interrupts
 from advjax.runs.networks import network_options
-from advjax.runs.workdir import load_run, open_checkpoints, put_aside
+from advjax.runs.workdir import load_run, open_checkpoints, put_aside, sha256_of
 
 
 class Subject(NamedTuple):
@@ -181,6 +181,7 @@ def evaluate_experiment(
         experiment.eps,
         networks,
         results,
+        data=_named(experiment.dataset),
         teachers=known,
         doubts=[
             *experiment.dataset.warnings,
@@ -189,6 +190,10 @@ def evaluate_experiment(
         ],
         peers=experiment.method.interchangeable,
     )
+
+
+def _named(dataset: Dataset) -> dict[str, Any]:
+    return {"name": dataset.name, "test_sha256": sha256_of(dataset.test)}
 
 
 def chosen_epochs(experiment: Experiment, workdir: pathlib.Path) -> dict[str, int]:

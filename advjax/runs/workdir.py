@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 
+from advjax.data import Split
 from advjax.errors import InputError, unknown
 from advjax.files import read_json, write_atomically, write_json
 from advjax.methods import Method
@@ -107,6 +110,7 @@ def prepare(workdir: pathlib.Path, experiment: Experiment) -> None:
     Raises:
         InputError: the folder cannot be written to, or holds a run that trains something else.
     """
+    described = describe_data(experiment)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if (workdir / "config.json").exists():
@@ -116,7 +120,8 @@ def prepare(workdir: pathlib.Path, experiment: Experiment) -> None:
                     f"workdir {workdir} holds a run with another config ({'; '.join(differences)}): "
                     "choose another --workdir, or the same fields"
                 )
-        write_atomically(workdir / "data.json", json.dumps(_describe_data(experiment)) + "\n")
+            _check_data(workdir, described)
+        write_atomically(workdir / "data.json", json.dumps(described) + "\n")
         write_json(workdir / "config.json", experiment.plain)
     except OSError as error:
         raise InputError(
@@ -124,7 +129,19 @@ def prepare(workdir: pathlib.Path, experiment: Experiment) -> None:
         ) from None
 
 
-def _describe_data(experiment: Experiment) -> dict[str, Any]:
+def _check_data(workdir: pathlib.Path, now: dict[str, Any]) -> None:
+    """Raises `InputError` if the run began on other images or labels."""
+    before = read_json(workdir, "data.json").get("sha256", now["sha256"])
+    for part in now["sha256"]:
+        if before.get(part) != now["sha256"][part]:
+            raise InputError(
+                f"workdir {workdir} holds a run that began on another {part} set (data.path): choose another --workdir, "
+                "or the same data"
+            )
+
+
+def describe_data(experiment: Experiment) -> dict[str, Any]:
+    """What `data.json` says of the data: sizes, hashes, and which images are held out."""
     dataset = experiment.dataset
     return {
         "name": dataset.name,
@@ -133,8 +150,16 @@ def _describe_data(experiment: Experiment) -> dict[str, Any]:
         "train": len(dataset.train.label),
         "validation": len(experiment.validation.label),
         "test": len(dataset.test.label),
+        "sha256": {part: sha256_of(split) for part, split in (("training", dataset.train), ("test", dataset.test))},
         "validation_index": experiment.parts.validation_index.tolist(),
     }
+
+
+def sha256_of(split: Split) -> str:
+    """SHA-256 of a part's labels and images."""
+    digest = hashlib.sha256(np.ascontiguousarray(split.label, "<i4").tobytes())
+    digest.update(np.ascontiguousarray(split.image).data)
+    return digest.hexdigest()
 
 
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:

@@ -43,13 +43,18 @@ PASSES: dict[str, Passes] = {
     "sglr": Passes(2, 4),  # adversarial 3, clean 1
     "mtard": Passes(2, 8),  # student 3 + 3, two teachers 1 + 1
     "bmtard": Passes(2, 8),
-    "mat": Passes(4, 12),  # two peers, each 3 on the examples of both
-    "mat_union": Passes(12, 36),  # six attacks; generalist 3 on six batches, three specialists 3 on two
-    "mat_union:cifar10-mutual": Passes(6, 27),  # three peers, each 3 on three batches
-    "p_inf": Passes(4, 4),  # two runs of the attack, a forward that tells whom the second one fools, training step 3
+    "mat": Passes(4, 8),  # two peers, each 3 on its own examples, 1 on the clean images as a teacher
+    "mat:cifar10-exchange": Passes(4, 12),  # two peers, each 3 on the examples of both
+    "mat_union": Passes(
+        12, 21
+    ),  # six attacks; generalist 3 on three batches, three specialists 3 on one and 1 as teachers
+    "mat_union:cifar10-exchange": Passes(12, 36),  # generalist 3 on six batches, three specialists 3 on two
+    "mat_union:cifar10-mutual": Passes(6, 12),  # three peers, each 3 on its own examples, 1 as a teacher
+    "p_inf": Passes(2, 3),
+    "p_1": Passes(4, 4),  # two runs of the attack, a forward that tells whom the second one fools, training step 3
     "msd": Passes(5, 3),  # an attack step also scores three candidates
-    "max": Passes(12, 9),  # three norms, each two runs and 1; scores 3, training step 3
-    "avg": Passes(12, 12),  # three times p_inf, each with a training step
+    "max": Passes(8, 7),  # three norms, l_1 with two runs and 1; scores 3, training step 3
+    "avg": Passes(8, 10),  # p_1 and two of p_inf, each with a training step
     "at_awp": Passes(2, 7),  # PGD-AT and the proxy's gradient 3
     "trades_awp": Passes(2, 15, 2),  # TRADES, and its loss on the proxy 7, a forward merged in each
     "dynat:cifar10-awp": Passes(2, 17),  # p(x) 1, labels 1, guide 3, target 3 + 3, proxy 3 + 3

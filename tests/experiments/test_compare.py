@@ -86,3 +86,28 @@ def test_bad_input_is_one_line(tmp_path, capsys, flags, expected):
     assert expected in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda report: report.update(norm="l2"), "norm is linf in the one and l2"),
+        (lambda report: report.update(eps=0.1), "eps is 0.2 in the one and 0.1"),
+        (lambda report: report["data"].update(test_sha256="other"), "the test set is same"),
+        (lambda report: report["results"].pop(), "the set of attacks is clean, pgd20 in the one and clean"),
+        (lambda report: report["results"][-1].update(n=50), "n of pgd20 is 100 in the one and 50"),
+        (lambda report: report["results"][-1].update(params={"steps": 10}), "params of pgd20 is"),
+    ],
+)
+def test_what_is_not_comparable_is_refused(tmp_path, capsys, change, message):
+    for name, edit in (("one", lambda report: None), ("other", change)):
+        content = {**report(name, 0.5, 0.3), "norm": "linf", "eps": 0.2, "data": {"test_sha256": "same"}}
+        content["results"] = [row for row in content["results"] if (row["network"], row["checkpoint"]) == ("a", "last")]
+        edit(content)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(content))
+    runs = f"--runs={tmp_path / 'one'},{tmp_path / 'other'}"
+    assert compare.main(["compare", f"--root={tmp_path / 'root'}", runs]) == 2
+    error = capsys.readouterr().err
+    assert "cannot stand in one table" in error and message in error
+    assert not (tmp_path / "root").exists()
