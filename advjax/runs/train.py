@@ -221,7 +221,7 @@ class _Training:
         experiment, config, epoch = self.experiment, self.experiment.config, step // self.per_epoch
         record = self._record(step)
         self._check(step, record, state)
-        if not is_finite(state.params):
+        if not is_finite((state.params, state.stats)):
             self._check(step, {"loss": float("nan")}, state)
         if epoch == config.epochs or epoch % config.validation.every == 0:
             record |= validate(experiment, state.params, state.stats)

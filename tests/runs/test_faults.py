@@ -1,0 +1,187 @@
+"""Faults: signals, two processes in one folder, damaged checkpoints, other data, divergence. Nothing is lost."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from advjax import load_run, runs
+from advjax.errors import InputError, Stopped
+from advjax.evaluate import params_sha256
+from advjax.runs import build
+from advjax.runs.display import Display
+from advjax.runs.interrupts import Interrupts, alone, listening
+from advjax.runs.metrics import read_metrics
+from advjax.runs.train import train
+from advjax.runs.workdir import prepare
+from advjax.training import Checkpoints
+from advjax.training.checkpoints import Damaged
+
+EPOCHS, STEPS = 3, 4
+
+
+def config(**fields):
+    """Natural training of a tiny network on digits, a few steps an epoch."""
+    made = runs.default("natural")
+    made.data.update({"name": "digits", "augment": "none", "validation": 200, "examples": 400})
+    made.network.update({"name": "tiny_cnn", "width": 4})
+    made.batch_size, made.epochs, made.attack.eps = 100, EPOCHS, "0.2"
+    made.validation.update({"every": EPOCHS, "steps": 1})
+    made.log.tensorboard = False
+    made.evaluation.update({"protocol": "clean", "examples": 40})
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
+class Watcher(Interrupts):
+    """Interrupts that come by themselves once so many steps were looked at."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.after, self.seen = after, 0
+
+    @property
+    def signal(self):
+        self.seen += 1
+        return signal.SIGTERM if self.seen > self.after else None
+
+    @signal.setter
+    def signal(self, value):
+        pass
+
+
+def trained(workdir, made=None, interrupts=None):
+    """Trains in a folder, or goes on; the hash of the last parameters."""
+    experiment = build(made or config())
+    prepare(workdir, experiment)
+    train(experiment, workdir, Display(live=False), interrupts)
+    return params_sha256(load_run(workdir, checkpoint="last")[1])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed, and the hash of its parameters."""
+    workdir = tmp_path_factory.mktemp("faults") / "whole"
+    return workdir, trained(workdir)
+
+
+def comparable(workdir):
+    timing = ("seconds", "images_per_second")
+    return [{k: v for k, v in r.items() if k not in timing} for r in read_metrics(workdir / "metrics.jsonl")]
+
+
+def test_stopped_within_an_epoch_it_ends_in_the_same_parameters_and_metrics(whole, tmp_path):
+    with pytest.raises(Stopped, match=r"stopped by .* after step 3, which is saved") as stopped:
+        trained(tmp_path, interrupts=Watcher(2 * 2))  # looked at twice a step
+    assert stopped.value.signal == signal.SIGTERM
+    with pytest.raises(Stopped, match="after step 6"):
+        trained(tmp_path, interrupts=Watcher(2 * 2))
+    assert trained(tmp_path) == whole[1]
+    assert comparable(tmp_path) == comparable(whole[0])
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_path, capsys):
+    trained(tmp_path)
+    files = [path for path in (tmp_path / "checkpoints" / "12").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = bytes(b ^ 0xFF for b in content[middle : middle + 8])
+    largest.write_bytes(content)
+    with pytest.raises(Damaged, match=r"checkpoint 12 in .* (is damaged|cannot be read)"):
+        load_run(tmp_path, checkpoint="last")
+    capsys.readouterr()
+    assert trained(tmp_path) == whole[1]
+    said = capsys.readouterr().out
+    assert "checkpoint 12" in said and "the one before it, 8, is used" in said
+    assert (tmp_path / "damaged-checkpoint-12").is_dir()
+    assert "damaged-checkpoint-12" in " ".join(runs.finish(config(), tmp_path, Display(live=False))["warnings"])
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_trained_anew(whole, tmp_path):
+    trained(tmp_path)
+    index = json.loads((tmp_path / "checkpoints.json").read_text())
+    (tmp_path / "checkpoints.json").write_text(json.dumps({step: {"sha256": "0"} for step in index}))
+    with pytest.raises(InputError, match=r"no checkpoint can be used: checkpoint 12 .* is damaged"):
+        trained(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["12", "8"]
+
+
+def test_other_data_than_the_run_began_on_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 300), ("test", 50)):
+        image = rng.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)
+        np.savez(tmp_path / f"{part}.npz", image=image, label=np.arange(count) % 10)
+    made = config()
+    made.data.update({"path": str(tmp_path), "examples": 0, "validation": 0})
+    prepare(tmp_path / "run", build(made))
+    prepare(tmp_path / "run", build(made))
+    np.savez(tmp_path / "test.npz", image=image, label=(np.arange(count) + 1) % 10)
+    with pytest.raises(InputError, match="began on another test set"):
+        prepare(tmp_path / "run", build(made))
+
+
+def test_divergence_is_one_line_or_a_way_back(tmp_path):
+    made = config()
+    made.optimizer.update({"learning_rate": 1e30, "momentum": 0.0})
+    with pytest.raises(
+        InputError, match=r"training diverged, epoch 1, step \d: .*loss is .*; parameters of model"
+    ) as error:
+        trained(tmp_path / "stop", made)
+    assert "the last good checkpoint is the beginning; try a lower optimizer.learning_rate" in str(error.value)
+    made.on_divergence, made.optimizer.learning_rate = "rollback", 0.4
+    with pytest.MonkeyPatch.context() as patch:
+        # A network that diverges above a learning rate: whatever the arithmetic, the third try is the first that holds.
+        import advjax.runs.train as module
+
+        check = module._Training._check
+
+        def too_fast(self, step, averages, state):
+            check(self, step, {"loss": 1.0 if self.rollbacks >= 2 else math.nan}, state)
+
+        patch.setattr(module._Training, "_check", too_fast)
+        trained(tmp_path / "back", made)
+    records = read_metrics(tmp_path / "back" / "metrics.jsonl")
+    assert [record["rollbacks"] for record in records] == [2] * EPOCHS
+    assert records[0]["learning_rate"] == pytest.approx(0.1)
+
+
+def test_a_second_process_says_who_has_the_folder(tmp_path):
+    code = "import sys, pathlib; from advjax.runs.interrupts import alone\nwith alone(pathlib.Path(sys.argv[1])): pass"
+    with alone(tmp_path):
+        process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+        assert f"is in use by process {os.getpid()} on " in process.stderr
+    assert not (tmp_path / ".lock.json").exists()
+    with alone(tmp_path):
+        pass
+
+
+def test_signals_are_taken_once_and_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with listening() as interrupts:
+        assert interrupts.signal is None
+        signal.raise_signal(signal.SIGTERM)
+        assert (interrupts.signal, interrupts.name) == (signal.SIGTERM, "SIGTERM")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_checkpoint_is_held_to_what_was_saved(tmp_path):
+    state = {"params": {"a": jax.numpy.arange(4.0)}, "stats": {"a": {}}}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state, note={"totals": {"loss": [1.0, 2.0]}})
+    checkpoints.wait()
+    assert checkpoints.note_of(1)["totals"] == {"loss": [1.0, 2.0]}
+    np.testing.assert_array_equal(checkpoints.restore_networks(1)["params"]["a"], np.arange(4.0))
+    (tmp_path / "checkpoints" / "stray").mkdir()
+    (tmp_path / "checkpoints" / "notes.txt").write_text("mine")
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert again.all == [1]
+    again.close()
