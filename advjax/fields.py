@@ -65,7 +65,11 @@ def above(low: float) -> Rule:
 
 def between(low: float, high: float) -> Rule:
     """low <= value <= high."""
-    return Rule(lambda value: low <= value <= high, f"between {low:g} and {high:g}")
+    return Rule(lambda value: low <= value <= high, f"between {_shown(low)} and {_shown(high)}")
+
+
+def _shown(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def strictly_between(low: float, high: float) -> Rule:

@@ -43,6 +43,11 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
     attacks = _attacks(config, method)
     parts = parts or load_parts(config)
     dataset = parts.dataset
+    most = -(-len(dataset.train.label) // len(devices)) * len(devices)
+    if config.batch_size > most:
+        raise InputError(
+            f"must be at most {most}, since there are {len(dataset.train.label)} training images", "batch_size"
+        )
     check_radius(config.attack.norm, number(config.attack.eps), dataset.image_shape, "attack.eps")
     found = teachers.find(config, method, parts, build)
     modules = create_modules(config, method, dataset.num_classes)
@@ -76,6 +81,11 @@ def load_parts(config: Config) -> Parts:
     if config.data.label_noise:
         labels, _ = data.inject_label_noise(train.label, config.data.label_noise, dataset.num_classes, config.seed)
         train = train._replace(label=labels)
+    if len(train.label) < dataset.num_classes:
+        raise InputError(
+            f"data.validation and data.examples leave {len(train.label)} of {len(dataset.train.label)} images to train on; "
+            f"allowed: at least {dataset.num_classes}, one per class"
+        )
     return Parts(dataset._replace(train=train), validation, index)
 
 

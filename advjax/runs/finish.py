@@ -23,7 +23,7 @@ from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
 from advjax.runs.schema import Config
 from advjax.runs.teachers import epochs_done, near_chance
-from advjax.runs.train import train
+from advjax.runs.train import state_bytes, train
 
 TEACHERS = "teachers.json"
 TEACHER_EXAMPLES = 1000
@@ -51,13 +51,14 @@ def finish(
     """
     display, folder = display or Display(), pathlib.Path(folder)
     config = config if isinstance(config, Config) else schema.read(config)
-    compilation_cache.enable(config.compilation_cache)
     if workdir.is_finished(folder, config):
         display.line(f"finished already: {folder / 'report.md'}")
         return read_json(folder, "report.json")
     experiment = build(config)
     for warning in experiment.dataset.warnings:
         display.line(f"warning: {warning}")
+    workdir.check_space(folder, (config.checkpoint.keep + 2) * state_bytes(experiment))
+    compilation_cache.enable(config.compilation_cache)
     workdir.prepare(folder, experiment)
     with alone(folder), listening() as interrupts:
         experiment, known = prepare_teachers(experiment, folder, display, interrupts)

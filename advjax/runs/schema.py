@@ -181,8 +181,8 @@ class Config(Group):
     """A run: what is trained on which data against which threat, and how it is scored."""
 
     seed: int = field(0, SEED, "root of all randomness of the training")
-    epochs: int = field(200, at_least(1), "length of the run; schedules and phases are fractions of it")
-    batch_size: int = field(128, at_least(1), "over all devices together")
+    epochs: int = field(200, between(1, 1_000_000), "length of the run; schedules and phases are fractions of it")
+    batch_size: int = field(128, between(1, 1_000_000), "over all devices together")
     devices: int = field(0, at_least(0), "how many of this host; 0: all")
     precision: str = field("float32", one_of("float32", "bfloat16", kind="precision"), "of the activations")
     batch_norm: str = field("global", one_of("global", "device"), "statistics over the whole batch, or per device")

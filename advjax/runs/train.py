@@ -46,6 +46,13 @@ def first_state(trainer: Trainer, experiment: Experiment) -> TrainState:
     return trainer.create(dataset.image_shape, dataset.train.label, experiment.given)
 
 
+def state_bytes(experiment: Experiment) -> int:
+    """Bytes of a checkpoint; nothing is computed."""
+    trainer = make_trainer(experiment)
+    shapes = jax.eval_shape(lambda: first_state(trainer, experiment))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
 class Diverged(Exception):
     """A loss, or a network, is no longer finite."""
 

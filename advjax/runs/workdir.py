@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import flax.linen as nn
@@ -89,6 +90,17 @@ def load_run(
     variables = {"params": saved["params"][network], "batch_stats": saved["stats"].get(network) or {}}
     check_variables(variables, module, image_shape, f"checkpoint in {workdir}")
     return module, variables
+
+
+def check_space(workdir: pathlib.Path, needed: int) -> None:
+    """Raises `InputError` if the disk under a run's folder, made yet or not, has less space than checkpoints need."""
+    place = next(parent for parent in (workdir, *workdir.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise InputError(
+            f"workdir {workdir} is on a disk with {free / 1e9:.2f} GB left, checkpoints need {needed / 1e9:.2f} GB "
+            "(checkpoint.keep and two more)"
+        )
 
 
 def put_aside(workdir: pathlib.Path) -> list[pathlib.Path]:

@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(report, workdir
     for path, value, message in (
         (("clean", "checkpoint"), "first", r"teachers\.clean\.checkpoint must be a checkpoint.*best, last"),
         (("clean", "network"), {"name": "resnet19"}, r"teachers\.clean\.train: network: unknown network.*resnet18"),
-        (("robust", "train", "epochs"), 0, r"teachers\.robust\.train: epochs must be at least 1"),
+        (("robust", "train", "epochs"), 0, r"teachers\.robust\.train: epochs must be between 1"),
         (("robust", "train", "method"), {"name": "trads"}, r"teachers\.robust\.train: .*did you mean trades"),
         (("cleen",), {}, r"teachers\.cleen.*did you mean teachers\.clean"),
     ):
