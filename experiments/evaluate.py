@@ -22,7 +22,7 @@ from typing import Any
 
 import advjax
 from advjax import data, evaluate, models, parallel, threat
-from advjax.attacks.inputs import check_radius
+from advjax.attacks.engine.inputs import check_radius
 from advjax.errors import InputError
 from advjax.evaluate.score import Subject, Surrogate, score
 from advjax.numbers import number

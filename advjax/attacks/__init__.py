@@ -3,9 +3,9 @@
 from advjax.attacks.apgd import APGDResult, apgd
 from advjax.attacks.autoattack import AutoAttackResult, Stage, autoattack, cascade
 from advjax.attacks.cw import CWResult, cw_l2
+from advjax.attacks.engine.record import read_record
 from advjax.attacks.fab import FABResult, fab
 from advjax.attacks.pgd import maximize, objective_of, pgd
-from advjax.attacks.record import read_record
 from advjax.attacks.square import SquareResult, square
 
 __all__ = [

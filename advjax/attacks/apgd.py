@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import threat
-from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import LOSSES, Example, Oracle, loss_for, prepare, select
+from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.oracle import LOSSES, Example, Oracle, loss_for, prepare, select
 from advjax.errors import InputError, unknown
 
 

@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks import flags as flag
 from advjax.attacks.apgd import APGD
-from advjax.attacks.batching import Attack, Devices, Images, Outcome, rows_at_once, run_all
+from advjax.attacks.engine import flags as flag
+from advjax.attacks.engine.batching import Attempt, Images, LoopBody, run_all
+from advjax.attacks.engine.inputs import default_ids
+from advjax.attacks.engine.loops import repeat
+from advjax.attacks.engine.oracle import Oracle, is_wrong, loss_for, prepare
+from advjax.attacks.engine.record import Record
 from advjax.attacks.fab import FAB
-from advjax.attacks.inputs import default_ids
-from advjax.attacks.loops import repeat
-from advjax.attacks.oracle import Oracle, is_wrong, loss_for, prepare
-from advjax.attacks.record import Record
 from advjax.attacks.square import Square
 from advjax.errors import InputError, unknown
+from advjax.parallel import Devices
 
 VERSIONS = {
     "fast": ("apgd_ce", "apgd_t"),
@@ -30,7 +31,7 @@ VERSIONS = {
     "plus": ("apgd_ce_5", "apgd_dlr_5", "fab_5", "square", "apgd_t", "fab_t"),
     "rand": ("apgd_ce", "apgd_dlr"),
 }
-RAND_DRAWS = 20
+RAND_EOT_SAMPLES = 20
 
 
 class Stage(NamedTuple):
@@ -43,7 +44,7 @@ class Stage(NamedTuple):
     """
 
     name: str
-    attack: Attack
+    attack: LoopBody
     trials: int = 1
 
 
@@ -119,7 +120,7 @@ def autoattack(
     version: str = "standard",
     batch_size: int = 0,
     ids: jax.Array | None = None,
-    keyed: bool = False,
+    stochastic: bool = False,
     search_dtype: str | None = None,
     record_path: str | os.PathLike | None = None,
     network_hash: str | None = None,
@@ -151,7 +152,7 @@ def autoattack(
         batch_size: images at a time (rounded up to a multiple of the devices); bounds the memory. 0: 128 for every CPU
             device, 500 for every other.
         ids: example ids [N], different from each other; 0..N-1 if absent.
-        keyed: whether the network is randomised, `logits_fn(x, key)`; it then draws per example (`Oracle`).
+        stochastic: whether the network is randomised, `logits_fn(x, key)`; it then draws per example (`Oracle`).
         search_dtype: e.g. `"bfloat16"`: precision of the search. Successes count in float32 only.
         record_path: a file to which every outcome is appended as it is known (`Record`; adversarial images beside it).
             The same call again goes on from there and ends with the same numbers.
@@ -173,8 +174,8 @@ def autoattack(
         raise InputError("version 'plus' is defined for linf and l2 only")
     return cascade(
         logits_fn, key, x, y, norm=norm, eps=eps, attacks=VERSIONS[version], batch_size=batch_size, ids=ids,
-        draws=RAND_DRAWS if version == "rand" else 1, keyed=keyed, search_dtype=search_dtype, record_path=record_path,
-        network_hash=network_hash, devices=devices, progress=progress,
+        eot_samples=RAND_EOT_SAMPLES if version == "rand" else 1, stochastic=stochastic, search_dtype=search_dtype,
+        record_path=record_path, network_hash=network_hash, devices=devices, progress=progress,
     )  # fmt: skip
 
 
@@ -189,8 +190,8 @@ def cascade(
     attacks: Sequence[str | Stage],
     batch_size: int = 0,
     ids: jax.Array | None = None,
-    draws: int = 1,
-    keyed: bool = False,
+    eot_samples: int = 1,
+    stochastic: bool = False,
     search_dtype: str | None = None,
     record_path: str | os.PathLike | None = None,
     network_hash: str | None = None,
@@ -201,8 +202,8 @@ def cascade(
 
     Args:
         attacks: names (`stage`) or `Stage`s, in their order.
-        draws: forwards over which gradients are averaged and verdicts voted on.
-        logits_fn, key, x, y, norm, eps, batch_size, ids, keyed, search_dtype, record_path, network_hash, devices,
+        eot_samples: forwards over which gradients are averaged and verdicts voted on.
+        logits_fn, key, x, y, norm, eps, batch_size, ids, stochastic, search_dtype, record_path, network_hash, devices,
             progress: as in `autoattack`.
 
     Returns:
@@ -212,7 +213,7 @@ def cascade(
         InputError: as in `autoattack`.
     """
     images, labels = np.asarray(x), np.asarray(y)
-    logits_fn, norm, num_classes = prepare(logits_fn, images, labels, norm, eps, keyed=keyed)
+    logits_fn, norm, num_classes = prepare(logits_fn, images, labels, norm, eps, stochastic=stochastic)
     stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
     if np.ndim(eps):
         raise InputError("eps must be one number for all images")
@@ -220,9 +221,9 @@ def cascade(
     if len(np.unique(example_ids)) < len(images):
         raise InputError("ids must differ from each other")
     place = Devices(devices)
-    batch_size = rows_at_once(batch_size, place.devices, "batch_size")
+    batch_size = place.batch_size(batch_size)
     run = _Cascade(
-        place.replicate(Oracle(logits_fn, keyed, draws, search_dtype)),
+        place.replicate(Oracle(logits_fn, stochastic, eot_samples, search_dtype)),
         place.replicate(key),
         Images(
             images.astype(np.float32), labels.astype(np.int32), example_ids,
@@ -232,7 +233,7 @@ def cascade(
     )  # fmt: skip
     config = {
         "norm": norm, "eps": float(eps), "attacks": {s.name: f"{s.attack!r} x {s.trials}" for s in stages},
-        "classes": num_classes, "draws": draws, "keyed": keyed, "search_dtype": search_dtype,
+        "classes": num_classes, "eot_samples": eot_samples, "stochastic": stochastic, "search_dtype": search_dtype,
         "key": np.asarray(jax.random.key_data(key)).tolist(), "network": network_hash,
     }  # fmt: skip
     record = Record(record_path, config, images.shape[1:])
@@ -254,7 +255,7 @@ class _Clean:
         keys = oracle.keys(e, key, e.trial)
         logits = oracle.mean_logits(e.x, keys)
         finite = jnp.all(jnp.isfinite(logits), -1)
-        wrong = oracle.vote(e.x, e.y, keys) if oracle.draws > 1 else is_wrong(logits, e.y)
+        wrong = oracle.vote(e.x, e.y, keys) if oracle.eot_samples > 1 else is_wrong(logits, e.y)
         return logits, wrong, finite
 
 
@@ -283,16 +284,16 @@ class _Cascade:
         begin = time.perf_counter()
         images, n = self.images, len(self.images.x)
         size = self.devices.sizes(self.batch_size, n)[0]
-        body = self.devices.body(_Clean())
+        body = self.devices.spread(_Clean())
         targets, wrong = [], []
         like_probabilities = True
         for first in range(0, n, size):
             rows = np.arange(first, min(first + size, n))
             padded = np.resize(rows, size)
-            e = self.devices.put(images.rows(padded, np.zeros(size, np.int32)))
+            e = self.devices.shard(images.rows(padded, np.zeros(size, np.int32)))
             empty = (np.zeros((size, self.num_classes), np.float32), np.zeros(size, bool), np.zeros(size, bool))
             key = jax.random.fold_in(self.key, zlib.crc32(b"clean"))
-            out = jax.device_get(repeat(body, 1, self.devices.put(empty), e, self.oracle, key))
+            out = jax.device_get(repeat(body, 1, self.devices.shard(empty), e, self.oracle, key))
             logits, off, finite = (a[: len(rows)] for a in out)
             if not finite.all():
                 raise InputError(
@@ -319,7 +320,7 @@ class _Cascade:
             known = record.entries.get((int(example), "clean", 0))
             if known is None:
                 entry = {"id": int(example), "attack": "clean", "trial": 0, "robust": not bool(self.wrong[n])}
-                fresh.append(({**entry, "forwards": self.oracle.draws, "backwards": 0, "crc32": checksum}, None))
+                fresh.append(({**entry, "forwards": self.oracle.eot_samples, "backwards": 0, "crc32": checksum}, None))
             elif known["crc32"] != checksum:
                 raise InputError(f"the record was made with another image or label for id {example}")
             else:
@@ -327,7 +328,7 @@ class _Cascade:
         record.add(fresh)
 
     def attack(self, index: int, record: Record) -> None:
-        """Runs one stage on what still stands, or takes its outcomes from the record."""
+        """Runs one stage on what still stands, or takes its OUTCOMESFROM the record."""
         begin = time.perf_counter()
         name, attack, trials = self.stages[index]
         rank = self.first_rank[index]
@@ -340,8 +341,8 @@ class _Cascade:
                     continue
                 found = None if entry["robust"] else record.image(entry)
                 zero = entry.get("zero_gradient", False)
-                ticks = entry["forwards"] // (attack.forwards_per_tick * self.oracle.draws)
-                self._settle(index, Outcome(image, trial, found is not None, ticks, zero, found))
+                ticks = entry["forwards"] // (attack.forwards_per_tick * self.oracle.eot_samples)
+                self._settle(index, Attempt(image, trial, found is not None, ticks, zero, found))
 
         def wanted(image, trial):
             return rank + trial < self.broken_at[image]
@@ -349,38 +350,38 @@ class _Cascade:
         key = jax.random.fold_in(self.key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
         settled = len(self.images.x) * trials - len(work)
         total = settled + sum(1 for pair in work if wanted(*pair))
-        for outcomes in run_all(
+        for attempts in run_all(
             attack, self.oracle, self.devices.replicate(key), self.images, work, wanted,
             batch_size=self.batch_size, devices=self.devices,
         ):  # fmt: skip
-            for outcome in outcomes:
-                self._settle(index, outcome)
-            record.add([(self._entry(index, outcome), outcome.x_adv) for outcome in outcomes])
-            settled += len(outcomes)
+            for attempt in attempts:
+                self._settle(index, attempt)
+            record.add([(self._entry(index, attempt), attempt.x_adv) for attempt in attempts])
+            settled += len(attempts)
             self.progress(name, settled, total)
         self.seconds[name] = time.perf_counter() - begin
 
-    def _entry(self, index: int, outcome: Outcome) -> dict[str, Any]:
+    def _entry(self, index: int, attempt: Attempt) -> dict[str, Any]:
         name, attack, _ = self.stages[index]
-        passes = outcome.ticks * self.oracle.draws
+        passes = attempt.ticks * self.oracle.eot_samples
         entry = {
-            "id": int(self.images.ids[outcome.image]),
+            "id": int(self.images.ids[attempt.image]),
             "attack": name,
-            "trial": outcome.trial,
-            "robust": not outcome.success,
+            "trial": attempt.trial,
+            "robust": not attempt.success,
             "forwards": passes * attack.forwards_per_tick,
             "backwards": passes * attack.backwards_per_tick,
         }
-        return {**entry, "zero_gradient": True} if outcome.zero_gradient else entry
+        return {**entry, "zero_gradient": True} if attempt.zero_gradient else entry
 
-    def _settle(self, index: int, outcome: Outcome) -> None:
-        rank = self.first_rank[index] + outcome.trial
-        self.ticks[outcome.image, rank] = outcome.ticks
-        if outcome.success and rank < self.broken_at[outcome.image]:
-            self.broken_at[outcome.image] = rank
-            self.x_adv[outcome.image] = outcome.x_adv
-        if outcome.zero_gradient and getattr(self.stages[index].attack, "loss", "ce") != "ce":
-            self.zero_gradients.add(outcome.image)
+    def _settle(self, index: int, attempt: Attempt) -> None:
+        rank = self.first_rank[index] + attempt.trial
+        self.ticks[attempt.image, rank] = attempt.ticks
+        if attempt.success and rank < self.broken_at[attempt.image]:
+            self.broken_at[attempt.image] = rank
+            self.x_adv[attempt.image] = attempt.x_adv
+        if attempt.zero_gradient and getattr(self.stages[index].attack, "loss", "ce") != "ce":
+            self.zero_gradients.add(attempt.image)
 
     def result(self) -> AutoAttackResult:
         """The outcome of the stages run so far."""
@@ -395,7 +396,7 @@ class _Cascade:
         if drop is not None:
             self.flags["masking"] = drop
         counted = np.arange(self.survived)[None, :] <= self.broken_at[:, None]
-        ticks = np.where(counted, self.ticks, 0) * self.oracle.draws
+        ticks = np.where(counted, self.ticks, 0) * self.oracle.eot_samples
         passes = [
             np.concatenate([[getattr(s.attack, kind)] * s.trials for s in self.stages]).astype(int)
             for kind in ("forwards_per_tick", "backwards_per_tick")
@@ -405,7 +406,7 @@ class _Cascade:
             x_adv=self.x_adv,
             broken_by=names[self.broken_at],
             accuracy=accuracy,
-            forwards=ticks @ passes[0] + self.oracle.draws,
+            forwards=ticks @ passes[0] + self.oracle.eot_samples,
             backwards=ticks @ passes[1],
             seconds=self.seconds,
             flags=self.flags,

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from advjax import threat
-from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import Example, Oracle, prepare, select
+from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.oracle import Example, Oracle, prepare, select
 from advjax.errors import InputError
 
 

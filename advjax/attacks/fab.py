@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from advjax import threat
-from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import Example, Oracle, fold, prepare, select
+from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.oracle import Example, Oracle, fold, prepare, select
 from advjax.errors import InputError
 
 
@@ -167,7 +167,7 @@ class FAB:
 
         # A branch of its own: beside the gradient's forward, XLA's CPU backend would share what the two have in common,
         # every layer's broadcast bias, and write it to memory (a quarter of the time).
-        keys = fold(keys, oracle.draws + 1)
+        keys = fold(keys, oracle.eot_samples + 1)
         wrong = jax.lax.cond(
             jnp.all(state.done), jnp.zeros_like, lambda _: oracle.value("margin", x, e, keys)[1], state.done
         )

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from advjax import losses, threat
-from advjax.attacks.inputs import check_attack, check_labels, count_classes, default_ids
-from advjax.attacks.loops import as_partial, is_traced, repeat
+from advjax.attacks.engine.inputs import check_attack, check_labels, count_classes, default_ids
+from advjax.attacks.engine.loops import as_partial, is_traced, repeat
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import threat
-from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import Example, Oracle, prepare, select
+from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.oracle import Example, Oracle, prepare, select
 from advjax.errors import InputError
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -122,7 +122,7 @@ class Square:
         """The next query of every example that is not done."""
         ticks = state.ticks
         x = select(ticks == 0, state.x, self._proposal(state.x, e, key, ticks))
-        if self.norm == "linf" and not oracle.keyed:
+        if self.norm == "linf" and not oracle.stochastic:
             same = jnp.all(x == state.x, (1, 2, 3)) & (ticks > 0) & (ticks + 1 < self.ticks)
             ticks = ticks + same
             x = select(same, self._proposal(state.x, e, key, ticks), x)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 
 from advjax.data import Split
+from advjax.evaluate.attack_dataset import Outcome, per_example, run_protocol
 from advjax.evaluate.protocols import Attack, LogitsFn
 from advjax.evaluate.report import result_row, write_atomically
-from advjax.evaluate.run import Outcome, per_example, run_protocol
 from advjax.training.log import Display
 
 

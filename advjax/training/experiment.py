@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from advjax import data, methods, models, parallel, threat
-from advjax.attacks.inputs import check_radius
+from advjax.attacks.engine.inputs import check_radius
 from advjax.data import Dataset, Split
 from advjax.errors import InputError, unknown
 from advjax.evaluate import Attack, protocol

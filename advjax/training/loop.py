@@ -14,7 +14,7 @@ import numpy as np
 
 from advjax import models, parallel
 from advjax.data import Split, epoch_order
-from advjax.evaluate import clean, pgd_attack, run_attack
+from advjax.evaluate import attack_dataset, clean, pgd_attack
 from advjax.training.checkpoints import Checkpoints
 from advjax.training.experiment import Experiment
 from advjax.training.log import Display, MetricsLog, summary
@@ -168,7 +168,7 @@ def validate(experiment: Experiment, networks: tuple[dict[str, Any], dict[str, A
         prefix = f"{network}." if number else ""
         for part, split in splits.items():
             for kind, run in (("clean", clean()), ("robust", attack)):
-                outcome = run_attack(
+                outcome = attack_dataset(
                     logits_fn,
                     run,
                     split,

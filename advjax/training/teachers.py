@@ -24,7 +24,7 @@ import jax
 from advjax import models, runs
 from advjax.data import Dataset, Split
 from advjax.errors import InputError, unknown
-from advjax.evaluate import clean, params_sha256, pgd_steps, run_attack, write_atomically
+from advjax.evaluate import attack_dataset, clean, params_sha256, pgd_steps, write_atomically
 from advjax.methods.base import Method
 from advjax.models.teachers import load_teacher
 from advjax.models.teachers import names as published
@@ -223,7 +223,7 @@ def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Dis
     evaluation, logits_fn = experiment.config["evaluation"], models.logits_fn(teacher.module, teacher.variables)
     attack, accuracy = pgd_steps(20, experiment.norm, experiment.eps), {}
     for each in (clean(), attack):
-        outcome = run_attack(
+        outcome = attack_dataset(
             logits_fn,
             each,
             test,

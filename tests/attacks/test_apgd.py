@@ -8,7 +8,7 @@ import pytest
 from advjax import losses, threat
 from advjax.attacks import apgd
 from advjax.attacks.apgd import APGD, checkpoints, periods
-from advjax.attacks.oracle import LOSSES, Example, Oracle, loss_for
+from advjax.attacks.engine.oracle import LOSSES, Example, Oracle, loss_for
 from advjax.errors import InputError
 from tests.attacks import toy
 

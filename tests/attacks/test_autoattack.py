@@ -11,9 +11,9 @@ import pytest
 from advjax.attacks import autoattack, cascade
 from advjax.attacks.apgd import APGD
 from advjax.attacks.autoattack import VERSIONS, Stage, stage
+from advjax.attacks.engine.flags import masking
+from advjax.attacks.engine.oracle import Example
 from advjax.attacks.fab import FAB
-from advjax.attacks.flags import masking
-from advjax.attacks.oracle import Example
 from advjax.attacks.square import Square
 from advjax.errors import InputError
 from tests.attacks import toy
@@ -196,7 +196,12 @@ def keyed_network(x, key):
 
 
 def test_randomised_network_with_rand():
-    options = {**ONE, "attacks": (Stage("apgd_dlr", APGD("linf", "dlr", 5, stop=True)),), "draws": 3, "keyed": True}
+    options = {
+        **ONE,
+        "attacks": (Stage("apgd_dlr", APGD("linf", "dlr", 5, stop=True)),),
+        "eot_samples": 3,
+        "stochastic": True,
+    }
     result = cascade(keyed_network, KEY, X[:24], Y[:24], **options)
     assert "randomised" in result.flags
     assert set(result.forwards[result.robust]) == {3 * (1 + 6)}

@@ -6,7 +6,7 @@ import numpy as np
 
 from advjax.attacks import cw_l2
 from advjax.attacks.cw import CWL2
-from advjax.attacks.oracle import Example
+from advjax.attacks.engine.oracle import Example
 from tests.attacks import toy
 
 

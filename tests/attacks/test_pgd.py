@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advjax import attacks, losses, models, threat
-from advjax.attacks.loops import repeat
+from advjax.attacks.engine.loops import repeat
 from advjax.errors import InputError
 
 SHAPE, N, K = (4, 4, 1), 6, 3

@@ -9,7 +9,7 @@ import pytest
 
 from advjax import losses, threat
 from advjax.attacks import square
-from advjax.attacks.oracle import Example, Oracle
+from advjax.attacks.engine.oracle import Example, Oracle
 from advjax.attacks.square import Square, _corner, _inside, pattern, window_share, window_sides
 from tests.attacks import toy
 
@@ -93,7 +93,7 @@ def test_queries_that_change_nothing_are_passed_over_and_the_rest_is_as_without(
         return state, calls
 
     # A randomised network is asked every time.
-    (passed, fewer), (asked, calls) = run(Oracle(f)), run(Oracle(f, keyed=True))
+    (passed, fewer), (asked, calls) = run(Oracle(f)), run(Oracle(f, stochastic=True))
     assert calls == queries + 1 and fewer < 0.85 * calls
     assert not passed.success.any() and np.all(passed.ticks == queries + 1)
     jax.tree.map(np.testing.assert_array_equal, passed._replace(margin=0), asked._replace(margin=0))

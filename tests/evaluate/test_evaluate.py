@@ -31,34 +31,39 @@ ATTACK = evaluate.pgd_attack("pgd3", norm="linf", eps=0.02, steps=3, step_size=0
 
 
 def test_outcomes_do_not_depend_on_batches_or_devices(split):
-    reference = evaluate.run_attack(network, ATTACK, split, batch_size=50, devices=jax.devices()[:1])
+    reference = evaluate.attack_dataset(network, ATTACK, split, batch_size=50, devices=jax.devices()[:1])
     assert 0 < reference.accuracy < 1
     for batch_size, devices in ((1, 1), (7, 1), (64, 1), (16, 4), (50, 4)):
-        outcome = evaluate.run_attack(network, ATTACK, split, batch_size=batch_size, devices=jax.devices()[:devices])
+        outcome = evaluate.attack_dataset(
+            network, ATTACK, split, batch_size=batch_size, devices=jax.devices()[:devices]
+        )
         np.testing.assert_array_equal(outcome.robust, reference.robust)
 
 
 def test_outcome_is_that_of_the_attack_itself(split):
     """By hand, with the key that the row's name gives."""
-    outcome = evaluate.run_attack(network, ATTACK, split, seed=3)
+    outcome = evaluate.attack_dataset(network, ATTACK, split, seed=3)
     x, y = to_float(jnp.asarray(split.image)), jnp.asarray(split.label)
     from advjax.attacks import pgd
-    from advjax.evaluate.run import attack_key
+    from advjax.evaluate.attack_dataset import attack_key
 
     x_adv = pgd(network, attack_key(3, "pgd3"), x, y, norm="linf", eps=0.02, steps=3, step_size=0.01)
     np.testing.assert_array_equal(outcome.robust, losses.correct(network(x_adv), y) > 0)
-    assert evaluate.run_attack(network, ATTACK, split, seed=4).robust.shape == (50,)
+    assert evaluate.attack_dataset(network, ATTACK, split, seed=4).robust.shape == (50,)
 
 
 def test_clean_and_transfer(split):
-    assert evaluate.run_attack(network, evaluate.clean(), split).accuracy == 1.0
-    own = evaluate.run_attack(network, ATTACK, split).accuracy
+    assert evaluate.attack_dataset(network, evaluate.clean(), split).accuracy == 1.0
+    own = evaluate.attack_dataset(network, ATTACK, split).accuracy
 
     def surrogate(x):
         return -network(x)
 
-    transferred = evaluate.run_attack(network, ATTACK, split, crafted_on=surrogate)
+    transferred = evaluate.attack_dataset(network, ATTACK, split, surrogate=surrogate)
     assert own < transferred.accuracy
+    staged = evaluate.protocols.stages("apgd_ce", "linf", 0.02)
+    with pytest.raises(InputError, match=r"'apgd_ce' is made of stages.*takes no surrogate"):
+        evaluate.attack_dataset(network, staged, split, surrogate=surrogate)
 
 
 def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
@@ -66,17 +71,17 @@ def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
         return jnp.where(x[:, 3:4, 3, 0] > 0.9, jnp.nan, network(x))
 
     with pytest.raises(InputError, match="NaN or infinite, first on test image"):
-        evaluate.run_attack(broken, evaluate.clean(), split)
+        evaluate.attack_dataset(broken, evaluate.clean(), split)
     for _ in range(2):  # the second time from the record
-        outcome = evaluate.run_attack(
+        outcome = evaluate.attack_dataset(
             lambda x: jax.nn.softmax(network(x)), evaluate.clean(), split, record_path=tmp_path / "clean.jsonl"
         )
         assert "look like probabilities" in outcome.flags[0]
-    assert evaluate.run_attack(network, evaluate.clean(), split).flags == ()
+    assert evaluate.attack_dataset(network, evaluate.clean(), split).flags == ()
     with pytest.raises(InputError, match="must map images"):
-        evaluate.run_attack(lambda x: network(x)[0], evaluate.clean(), split)
+        evaluate.attack_dataset(lambda x: network(x)[0], evaluate.clean(), split)
     with pytest.raises(InputError, match=r"labels in 0\.\.2"):
-        evaluate.run_attack(lambda x: network(x)[:, :3], evaluate.clean(), split)
+        evaluate.attack_dataset(lambda x: network(x)[:, :3], evaluate.clean(), split)
 
 
 def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_path):
@@ -89,25 +94,29 @@ def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_
 
     options = {"batch_size": 50, "devices": jax.devices()[:1], "record_path": tmp_path / "record.jsonl"}
     for _ in range(2):
-        outcome = evaluate.run_attack(fragile, ATTACK, split, **options)
+        outcome = evaluate.attack_dataset(fragile, ATTACK, split, **options)
         assert outcome.robust.all()
         assert len(outcome.flags) == 1
         assert outcome.flags[0].startswith("not_finite: the logits of 50 of 50 attacked images")
-    assert evaluate.run_attack(network, ATTACK, split).flags == ()
+    assert evaluate.attack_dataset(network, ATTACK, split).flags == ()
 
 
 def test_progress_reaches_the_end(split):
     seen = []
-    evaluate.run_attack(network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done))
+    evaluate.attack_dataset(
+        network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done)
+    )
     assert seen[-1] == 50
     assert seen == sorted(seen)
     seen.clear()
     attack = evaluate.protocols.stages("two", "linf", 0.02, "apgd_ce", "square_50")
-    evaluate.run_attack(network, attack, split, batch_size=50, progress=lambda done, total: seen.append((done, total)))
+    evaluate.attack_dataset(
+        network, attack, split, batch_size=50, progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == sorted(seen)
     assert 0 < seen[0][0] < seen[-1][0] <= 50 == seen[0][1]
-    with pytest.raises(InputError, match=r"evaluation\.batch_size"):
-        evaluate.run_attack(network, evaluate.clean(), split, batch_size=-1)
+    with pytest.raises(InputError, match=r"^batch_size"):
+        evaluate.attack_dataset(network, evaluate.clean(), split, batch_size=-1)
 
 
 def test_quick_protocol_and_counts():

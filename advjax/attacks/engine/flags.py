@@ -7,7 +7,7 @@ import itertools
 import jax
 import numpy as np
 
-from advjax.attacks.oracle import Oracle
+from advjax.attacks.engine.oracle import Oracle
 
 PROBABILITIES = (
     "the network's outputs look like probabilities (all in [0, 1], sums of 1): attacks need logits, and gradients "

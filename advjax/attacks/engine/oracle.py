@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from advjax import losses, threat
-from advjax.attacks.inputs import check_attack, check_labels, count_classes
-from advjax.attacks.loops import as_partial
+from advjax.attacks.engine.inputs import check_attack, check_labels, count_classes
+from advjax.attacks.engine.loops import as_partial
 from advjax.errors import InputError
 
 Keys = jax.Array | None
@@ -75,65 +75,65 @@ class Oracle:
     """A network as the attacks see it.
 
     Attributes:
-        logits_fn: images [B, H, W, C] to logits [B, K]; with `keyed`, a function of (images, key).
-        keyed: whether the network is randomised and takes a key. It is then called once per example and draw under
+        logits_fn: images [B, H, W, C] to logits [B, K]; with `stochastic`, a function of (images, key).
+        stochastic: whether the network is randomised and takes a key. It is then called once per example and draw under
             `vmap`, so that an example's noise does not depend on the batch around it.
-        draws: over how many forwards a gradient is averaged and a verdict voted on (expectation over transformation).
+        eot_samples: over how many forwards a gradient is averaged and a verdict voted on (expectation over transformation).
         search_dtype: the precision of the search, e.g. `"bfloat16"`; a success always counts only if the float32
             network agrees. Casts the images and the arrays that `logits_fn` carries if it is a pytree
             (`advjax.logits_fn`); arrays that a plain function closes over stay as they are.
     """
 
     logits_fn: jax.tree_util.Partial
-    keyed: bool = struct.field(pytree_node=False, default=False)
-    draws: int = struct.field(pytree_node=False, default=1)
+    stochastic: bool = struct.field(pytree_node=False, default=False)
+    eot_samples: int = struct.field(pytree_node=False, default=1)
     search_dtype: str | None = struct.field(pytree_node=False, default=None)
 
     def keys(self, e: Example, key: jax.Array, ticks: jax.Array) -> Keys:
         """The keys [B] of a randomised network at an iteration [B]; None for any other, which saves compiling them."""
-        return jax.vmap(jax.random.fold_in)(e.keys(key), ticks + 1) if self.keyed else None
+        return jax.vmap(jax.random.fold_in)(e.keys(key), ticks + 1) if self.stochastic else None
 
     def logits(self, x: jax.Array, keys: Keys, *, search: bool = False) -> jax.Array:
         """Logits of one forward, [B, K] float32."""
         function = self.logits_fn
         if search and self.search_dtype is not None:
             function, x = _cast(function, self.search_dtype), x.astype(self.search_dtype)
-        if not self.keyed:
+        if not self.stochastic:
             return function(x).astype(jnp.float32)
         return jax.vmap(lambda image, key: function(image[None], key)[0])(x, keys).astype(jnp.float32)
 
-    def over_draws(self, function: Callable[[Keys], Any], keys: Keys) -> Any:
-        """The mean over `draws` of a pytree that `function` makes of the keys [B] of one draw."""
-        if self.draws == 1:
+    def expectation(self, function: Callable[[Keys], Any], keys: Keys) -> Any:
+        """The mean over `eot_samples` of a pytree that `function` makes of the keys [B] of one draw."""
+        if self.eot_samples == 1:
             return function(keys)
 
         def draw(total, i):
             value = function(fold(keys, i))
-            return jax.tree.map(lambda t, v: t + v / self.draws, total, value), None
+            return jax.tree.map(lambda t, v: t + v / self.eot_samples, total, value), None
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), jax.eval_shape(function, keys))
         # Unrolled on CPU, where loops slow convolutions down (see `loops.repeat`).
-        unroll = self.draws if jax.default_backend() == "cpu" else 1
-        return jax.lax.scan(draw, zeros, jnp.arange(self.draws), unroll=unroll)[0]
+        unroll = self.eot_samples if jax.default_backend() == "cpu" else 1
+        return jax.lax.scan(draw, zeros, jnp.arange(self.eot_samples), unroll=unroll)[0]
 
     def mean_logits(self, x: jax.Array, keys: Keys) -> jax.Array:
         """Float32 logits, averaged over the draws, [B, K]."""
-        return self.over_draws(lambda keys: self.logits(x, keys), keys)
+        return self.expectation(lambda keys: self.logits(x, keys), keys)
 
     def majority(self, share: jax.Array) -> jax.Array:
         """Whether a share [B] of the draws is more than half of them, whatever the rounding of the mean."""
-        return share > 0.5 + 0.25 / self.draws
+        return share > 0.5 + 0.25 / self.eot_samples
 
     def vote(self, x: jax.Array, y: jax.Array, keys: Keys) -> jax.Array:
         """Whether more than half of the float32 draws misclassify, [B]."""
-        share = self.over_draws(lambda keys: is_wrong(self.logits(x, keys), y).astype(jnp.float32), keys)
+        share = self.expectation(lambda keys: is_wrong(self.logits(x, keys), y).astype(jnp.float32), keys)
         return self.majority(share)
 
     def confirm(self, wrong: jax.Array, x: jax.Array, y: jax.Array, keys: Keys) -> jax.Array:
         """`wrong` [B] as the search saw it, kept where fresh float32 forwards agree; free for a float32 search."""
-        if self.draws == 1 and self.search_dtype is None:
+        if self.eot_samples == 1 and self.search_dtype is None:
             return wrong
-        fresh = fold(keys, self.draws)
+        fresh = fold(keys, self.eot_samples)
         return jax.lax.cond(jnp.any(wrong), lambda: wrong & self.vote(x, y, fresh), lambda: wrong)
 
     def value(self, loss: str, x: jax.Array, e: Example, keys: Keys) -> tuple[jax.Array, jax.Array]:
@@ -143,7 +143,7 @@ class Oracle:
             logits = self.logits(x, keys, search=True)
             return LOSSES[loss](logits, e.y, e.target), is_wrong(logits, e.y).astype(jnp.float32)
 
-        value, wrong = self.over_draws(draw, keys)
+        value, wrong = self.expectation(draw, keys)
         return value, self.confirm(self.majority(wrong), x, e.y, keys)
 
     def gradient(
@@ -160,7 +160,7 @@ class Oracle:
             gradient, (value, wrong) = jax.grad(total, has_aux=True)(x)
             return value, wrong, gradient
 
-        value, wrong, gradient = self.over_draws(draw, keys)
+        value, wrong, gradient = self.expectation(draw, keys)
         wrong = self.majority(wrong)
         if verdict:
             wrong = self.confirm(wrong, x, e.y, keys)
@@ -174,7 +174,7 @@ class Oracle:
             rows = jnp.eye(logits.shape[-1])[:, None, :] * jnp.ones_like(logits)
             return logits, jax.vmap(lambda row: pull(row)[0])(rows)
 
-        return self.over_draws(draw, keys)
+        return self.expectation(draw, keys)
 
 
 def select(mask: jax.Array, new: Any, old: Any) -> Any:
@@ -183,7 +183,7 @@ def select(mask: jax.Array, new: Any, old: Any) -> Any:
 
 
 def prepare(
-    logits_fn: Callable, x: jax.Array, y: jax.Array, norm: str, eps: Any, *, keyed: bool = False
+    logits_fn: Callable, x: jax.Array, y: jax.Array, norm: str, eps: Any, *, stochastic: bool = False
 ) -> tuple[jax.tree_util.Partial, str, int]:
     """Checks what a caller hands to one of AutoAttack's attacks.
 
@@ -200,7 +200,7 @@ def prepare(
         raise InputError(f"x must be at least one image, [B, H, W, C], it has shape {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"x must hold floats in [0, 1], it holds {x.dtype}: divide images of 0..255 by 255")
-    num_classes = count_classes(logits_fn, x.shape[1:], keyed=keyed)
+    num_classes = count_classes(logits_fn, x.shape[1:], stochastic=stochastic)
     check_labels(y, num_classes)
     return logits_fn, norm, num_classes
 

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import compiling, parallel
+from advjax import compiling
 from advjax.attacks import Stage, cascade
 from advjax.attacks.autoattack import stage
-from advjax.attacks.batching import rows_at_once
-from advjax.attacks.flags import NOT_FINITE, PROBABILITIES, are_probabilities
-from advjax.attacks.inputs import check_labels, count_classes
-from advjax.attacks.loops import as_partial
-from advjax.attacks.record import Record
+from advjax.attacks.engine.flags import NOT_FINITE, PROBABILITIES, are_probabilities
+from advjax.attacks.engine.inputs import check_labels, count_classes
+from advjax.attacks.engine.loops import as_partial
+from advjax.attacks.engine.record import Record
 from advjax.data import Split, to_float
 from advjax.errors import InputError
 from advjax.evaluate.protocols import Attack, LogitsFn
+from advjax.parallel import Devices
 
 Progress = Callable[[int, int], None]
 
@@ -64,7 +64,7 @@ def attack_key(seed: int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
-def run_attack(
+def attack_dataset(
     logits_fn: LogitsFn,
     attack: Attack,
     split: Split,
@@ -72,7 +72,7 @@ def run_attack(
     seed: int = 0,
     batch_size: int = 0,
     devices: Sequence[jax.Device] | None = None,
-    crafted_on: LogitsFn | None = None,
+    surrogate: LogitsFn | None = None,
     progress: Progress = lambda done, total: None,
     record_path: str | os.PathLike[str] | None = None,
     network_hash: str | None = None,
@@ -90,7 +90,7 @@ def run_attack(
         batch_size: examples at a time, rounded up to a multiple of the devices; the last batch is padded. 0: what
             suits the devices.
         devices: where to run; this host's if absent.
-        crafted_on: the network that the examples are crafted on, if another (transfer attack).
+        surrogate: the network that the examples are crafted on, if another (transfer attack).
         progress: called with what is done and the total.
         record_path: file to which every outcome is appended as it is known; the same call again goes on from there.
         network_hash: names the weights, so that a record of others is refused.
@@ -99,19 +99,30 @@ def run_attack(
         InputError: a bad batch size, a function that gives no logits, labels that are no classes of it, logits that
             are not finite on a clean image, a record of a different evaluation.
     """
-    devices = devices or parallel.local_devices()
-    batch_size = rows_at_once(batch_size, devices, "evaluation.batch_size")
-    check_labels(split.label, count_classes(logits_fn, split.image.shape[1:]))
+    place = Devices(devices)
+    batch_size = place.batch_size(batch_size)
+    num_classes = count_classes(logits_fn, split.image.shape[1:])
+    check_labels(split.label, num_classes)
     started = time.perf_counter()
-    run = _run_stages if attack.stages else _run_craft
-    outcome = run(logits_fn, attack, split, seed, batch_size, devices, crafted_on, progress, record_path, network_hash)
+    if attack.stages:
+        if surrogate is not None:
+            raise InputError(
+                f"the attack {attack.name!r} is made of stages, which look at the network itself: it takes no surrogate"
+            )
+        stages = [stage(name, attack.norm, num_classes) for name in attack.stages]
+        outcome = _run_stages(
+            logits_fn, attack, stages, split, seed, batch_size, place, progress, record_path, network_hash
+        )
+    else:
+        outcome = _run_craft(
+            logits_fn, attack, split, seed, batch_size, place, surrogate, progress, record_path, network_hash
+        )
     return outcome._replace(seconds=time.perf_counter() - started)
 
 
-def _run_stages(logits_fn, attack, split, seed, batch_size, devices, _, progress, record_path, network_hash):
+def _run_stages(logits_fn, attack, stages, split, seed, batch_size, place, progress, record_path, network_hash):
     n = len(split.label)
-    classes = count_classes(logits_fn, split.image.shape[1:])
-    costs = {name: _cost(stage(name, attack.norm, classes)) for name in attack.stages}
+    costs = {each.name: _cost(each) for each in stages}
 
     def whole(name: str, done: int, total: int) -> None:
         """The share of the cascade that is behind, as a number of images."""
@@ -125,9 +136,9 @@ def _run_stages(logits_fn, attack, split, seed, batch_size, devices, _, progress
         split.label,
         norm=attack.norm,
         eps=attack.radius,
-        attacks=attack.stages,
+        attacks=stages,
         batch_size=batch_size,
-        devices=devices,
+        devices=place.devices,
         progress=whole,
         record_path=record_path,
         network_hash=network_hash,
@@ -143,12 +154,12 @@ def _cost(stage: Stage) -> float:
 
 
 def _run_craft(
-    logits_fn, attack, split, seed, batch_size, devices, crafted_on, progress, record_path, network_hash
+    logits_fn, attack, split, seed, batch_size, place, surrogate, progress, record_path, network_hash
 ) -> Outcome:
     n = len(split.label)
-    logits_fn = parallel.replicate_for_jit(as_partial(logits_fn), devices)
-    source = logits_fn if crafted_on is None else parallel.replicate_for_jit(as_partial(crafted_on), devices)
-    key = parallel.replicate_for_jit(attack_key(seed, attack.name), devices)
+    logits_fn = place.replicate(as_partial(logits_fn))
+    source = logits_fn if surrogate is None else place.replicate(as_partial(surrogate))
+    key = place.replicate(attack_key(seed, attack.name))
     record = Record(record_path, fingerprint(attack, seed, network_hash))
     robust, known, probabilities, not_finite = (np.zeros(n, bool) for _ in range(4))
     for (row, _, _), entry in record.entries.items():
@@ -157,9 +168,9 @@ def _run_craft(
             probabilities[row], not_finite[row] = (entry.get(flag, False) for flag in ("probabilities", "not_finite"))
     passes = {"forwards": attack.forwards, "backwards": attack.backwards}
     try:
-        for rows, padded in _batches(np.flatnonzero(~known), min(batch_size, n), len(devices)):
+        for rows, padded in _batches(np.flatnonzero(~known), place.round_up(min(batch_size, n))):
             batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
-            x, y, ids = parallel.shard_batch(batch, devices)
+            x, y, ids = place.shard(batch)
             x_adv = attack.craft(source, key, x, y, ids)
             logits = np.asarray(_logits(logits_fn, x_adv), np.float32)[: len(rows)]
             finite = np.isfinite(logits).all(-1)
@@ -200,9 +211,8 @@ def fingerprint(attack: Attack, seed: int, network_hash: str | None) -> dict[str
     }
 
 
-def _batches(rows: np.ndarray, size: int, multiple: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, rows padded by repetition to the static size) of every batch."""
-    size = -(-size // multiple) * multiple
     rows = rows.astype(np.int32)
     for first in range(0, len(rows), size):
         batch = rows[first : first + size]
@@ -232,7 +242,7 @@ def run_protocol(
         surrogate: the network that transfer attacks are crafted on.
         on_start: called before an attack with it and the number of examples.
         on_done: called after it with its outcome.
-        **options: of `run_attack`: seed, batch_size, devices, progress.
+        **options: of `attack_dataset`: seed, batch_size, devices, progress.
 
     Returns:
         Name -> outcome, in the protocol's order.
@@ -248,11 +258,11 @@ def run_protocol(
             passes = [sum(getattr(part, kind) for part in parts) for kind in ("forwards", "backwards")]
             outcomes[attack.name] = Outcome(robust, sum(part.seconds for part in parts), *passes)
         else:
-            outcomes[attack.name] = run_attack(
+            outcomes[attack.name] = attack_dataset(
                 logits_fn,
                 attack,
                 split,
-                crafted_on=surrogate if attack.transfer else None,
+                surrogate=surrogate if attack.transfer else None,
                 record_path=record_file(directory, attack, options.get("seed", 0)),
                 network_hash=network_hash,
                 **options,

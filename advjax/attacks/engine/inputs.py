@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import threat
-from advjax.attacks.loops import as_partial, is_traced
+from advjax.attacks.engine.loops import as_partial, is_traced
 from advjax.errors import InputError
 
 
@@ -66,14 +66,14 @@ def _apply(logits_fn: Callable, *args: jax.Array):  # jitted for its memory: no 
     return logits_fn(*args)
 
 
-def count_classes(logits_fn: Callable, image_shape: tuple[int, ...], *, keyed: bool = False) -> int:
+def count_classes(logits_fn: Callable, image_shape: tuple[int, ...], *, stochastic: bool = False) -> int:
     """K of `logits_fn`, which is looked at without being run.
 
     Raises:
         InputError: it does not map images [B, H, W, C] to logits [B, K] with K >= 2.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    key = (jax.eval_shape(lambda: jax.random.key(0)),) if keyed else ()
+    key = (jax.eval_shape(lambda: jax.random.key(0)),) if stochastic else ()
     out = _apply.eval_shape(as_partial(logits_fn), image, *key)
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 1:
