@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import compiling, parallel
+from advjax import attacks, compiling, models, parallel
 
 X = jnp.linspace(0.0, 1.0, 4 * 12 * 12 * 16).reshape(4, 12, 12, 16)
 KERNEL = jnp.linspace(-1.0, 1.0, 9 * 16 * 16).reshape(3, 3, 16, 16)
@@ -19,9 +19,9 @@ def convolution(x, kernel):
 
 @pytest.fixture
 def fresh():
-    compiling.options.cache_clear()
+    compiling._known.cache_clear()
     yield
-    compiling.options.cache_clear()
+    compiling._known.cache_clear()
 
 
 def in_ynnpack(program) -> bool:
@@ -66,9 +66,42 @@ def test_an_option_that_xla_does_not_know_is_left_out(fresh, monkeypatch):
     np.testing.assert_allclose(compiling.jit(jnp.sin)(X), jnp.sin(X))
 
 
-def test_other_backends_get_none(fresh, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert compiling.options() is None
+def test_other_platforms_get_none_and_programs_of_their_own():
+    """What was traced for one platform is never taken for another; for the machine's own it is what is there already."""
+
+    @jax.jit
+    def which(x):
+        seen.append(compiling.platform())
+        return x
+
+    seen = []
+    which(X)
+    for _ in range(2):
+        with compiling.target("tpu"):
+            assert compiling.options() is None
+            which(X)
+        with compiling.for_devices(jax.devices()):
+            which(X)
+    assert seen == ["cpu", "tpu"]
+    with compiling.target("tpu"), compiling.for_arrays(X, None):
+        assert compiling.platform() == "cpu"
+
+
+def test_a_program_for_a_tpu_is_lowered_on_a_machine_without_one():
+    """Its attack is one loop, and none of its convolutions is the one that only XLA's CPU backend needs."""
+    module = models.create("tiny_cnn", 10)
+    variables = jax.eval_shape(lambda: models.init(module, jax.random.key(0), (8, 8, 1)))
+
+    def program(variables, x, y):
+        options = {"norm": "linf", "eps": 0.1, "step_size": 0.05, "steps": 3}
+        return attacks.pgd(models.logits_fn(module, variables), jax.random.key(0), x, y, **options)
+
+    arguments = variables, jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
+    here = jax.jit(program).trace(*arguments).lower().as_text()
+    with compiling.target("tpu"):
+        there = jax.jit(program).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+    assert "optimization_barrier" in here
+    assert "optimization_barrier" not in there and "stablehlo.while" in there
 
 
 def test_importing_starts_no_backend():

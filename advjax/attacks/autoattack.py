@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advjax import compiling
 from advjax.attacks.apgd import APGD
 from advjax.attacks.engine import flags as flag
 from advjax.attacks.engine.batching import Attempt, Images, LoopBody, run_all
@@ -238,10 +239,11 @@ def cascade(
     }  # fmt: skip
     record = Record(record_path, config, images.shape[1:])
     try:
-        run.clean(record)
-        if eps > 0:
-            for index in range(len(stages)):
-                run.attack(index, record)
+        with compiling.for_devices(place.devices):
+            run.clean(record)
+            if eps > 0:
+                for index in range(len(stages)):
+                    run.attack(index, record)
     finally:
         record.close()
     return run.result()

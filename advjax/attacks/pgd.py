@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from advjax import losses, threat
+from advjax import compiling, losses, threat
 from advjax.attacks.engine.inputs import check_attack, check_labels, count_classes, default_ids
 from advjax.attacks.engine.loops import as_partial, is_traced, repeat
 
@@ -193,12 +193,13 @@ def pgd(
         )[0]
 
     keys = jax.vmap(lambda restart: jax.random.fold_in(key, restart))(jnp.arange(restarts))
-    if restarts == 1:
-        return attack(keys[0])
-    # On CPU a vmapped loop would be a loop on the device, which `repeat` avoids there.
-    side_by_side = is_traced(key, x) or jax.default_backend() != "cpu"
-    candidates = jax.vmap(attack)(keys) if side_by_side else map(attack, keys)
-    best, score = x, jnp.full((len(x), 2), -jnp.inf)
-    for candidate in candidates:
-        best, score = _keep_better(best, score, candidate, logits_fn, y, loss=objective)
+    with compiling.for_arrays(x, key):
+        if restarts == 1:
+            return attack(keys[0])
+        # On CPU a vmapped loop would be a loop on the device, which `repeat` avoids there.
+        side_by_side = is_traced(key, x) or compiling.platform() != "cpu"
+        candidates = jax.vmap(attack)(keys) if side_by_side else map(attack, keys)
+        best, score = x, jnp.full((len(x), 2), -jnp.inf)
+        for candidate in candidates:
+            best, score = _keep_better(best, score, candidate, logits_fn, y, loss=objective)
     return best

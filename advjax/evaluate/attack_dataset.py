@@ -114,9 +114,10 @@ def attack_dataset(
             logits_fn, attack, stages, split, seed, batch_size, place, progress, record_path, network_hash
         )
     else:
-        outcome = _run_craft(
-            logits_fn, attack, split, seed, batch_size, place, surrogate, progress, record_path, network_hash
-        )
+        with compiling.for_devices(place.devices):
+            outcome = _run_craft(
+                logits_fn, attack, split, seed, batch_size, place, surrogate, progress, record_path, network_hash
+            )
     return outcome._replace(seconds=time.perf_counter() - started)
 
 

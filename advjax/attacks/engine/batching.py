@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advjax import compiling
 from advjax.attacks.engine.inputs import default_ids
 from advjax.attacks.engine.loops import repeat
 from advjax.attacks.engine.oracle import Example, Oracle
@@ -54,7 +55,8 @@ def run_alone(attack: LoopBody, logits_fn, key, x, y, eps, ids, target=None, tri
     eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (n,))
     target = y if target is None else jnp.asarray(target, jnp.int32)
     e = Example(x, y, eps, default_ids(ids, n), jnp.full(n, trial, jnp.int32), target)
-    return repeat(attack, attack.ticks, _begin(attack, e, key), e, Oracle(logits_fn), key)
+    with compiling.for_arrays(x, key):
+        return repeat(attack, attack.ticks, _begin(attack, e, key), e, Oracle(logits_fn), key)
 
 
 class Images(NamedTuple):

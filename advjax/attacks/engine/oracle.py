@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from advjax import losses, threat
+from advjax import compiling, losses, threat
 from advjax.attacks.engine.inputs import check_attack, check_labels, count_classes
 from advjax.attacks.engine.loops import as_partial
 from advjax.errors import InputError
@@ -113,7 +113,7 @@ class Oracle:
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), jax.eval_shape(function, keys))
         # Unrolled on CPU, where loops slow convolutions down (see `loops.repeat`).
-        unroll = self.eot_samples if jax.default_backend() == "cpu" else 1
+        unroll = self.eot_samples if compiling.platform() == "cpu" else 1
         return jax.lax.scan(draw, zeros, jnp.arange(self.eot_samples), unroll=unroll)[0]
 
     def mean_logits(self, x: jax.Array, keys: Keys) -> jax.Array:
