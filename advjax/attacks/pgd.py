@@ -11,7 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from advjax import compiling, losses, threat
-from advjax.attacks.engine.inputs import check_attack, check_labels, count_classes, default_ids
+from advjax.attacks.engine.inputs import (
+    as_array,
+    as_number,
+    check_budget,
+    check_choice,
+    check_count,
+    check_images,
+    check_key,
+    check_target,
+    count_classes,
+    default_ids,
+)
 from advjax.attacks.engine.loops import as_partial, is_traced, repeat
 
 
@@ -116,9 +127,11 @@ def _start(key, x, ids, eps, *, norm, kind):
 
 @partial(jax.jit, static_argnames=("loss",))
 def _keep_better(best, score, x_adv, logits_fn, y, *, loss):
-    """The better of two candidates per example: misclassified before not, then the larger loss."""
+    """The better of two candidates per example: misclassified, then logits that are not finite, then the larger loss."""
     logits = logits_fn(x_adv)
+    finite = jnp.all(jnp.isfinite(logits), -1)
     fooled = 1.0 - losses.correct(logits, y) if y.ndim == 1 else jnp.zeros(len(x_adv))
+    fooled = jnp.where(finite, fooled, 0.5)
     new = jnp.stack([fooled, losses.objective(loss)(logits, y)], -1)
     better = (new[:, 0] > score[:, 0]) | ((new[:, 0] == score[:, 0]) & (new[:, 1] > score[:, 1]))
     keep = better.reshape(better.shape + (1,) * (x_adv.ndim - 1))
@@ -146,15 +159,15 @@ def pgd(
     Pure: the same arguments give the same images, and an example's noise depends on `key` and its id only, never on the
     batch around it. May be called inside `jit`, `pmap` and `vmap` or on its own; on its own it compiles once per
     `logits_fn` object, shape and set of static arguments. Where the logits are NaN or infinite there is no gradient, and
-    the image stays; no images give no images.
+    the image stays there; no images give no images. Arrays may be NumPy's or lists.
 
     Args:
         logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], evaluation mode.
         key: random key, `jax.random.key(seed)`.
         x: clean images [B, H, W, C], float32 in [0, 1].
         y: labels [B], or whatever target the objective takes (`"kl"`: probabilities [B, K]).
-        eps: radius of the ball, a number or one per example [B]; 0 returns the clean images.
-        step_size: length of a step in `norm`, a number or [B].
+        eps: radius of the ball, a number, a fraction such as `"8/255"` or one per example [B]; 0 returns the clean images.
+        step_size: length of a step in `norm`, likewise.
         steps: number of steps.
         norm: `"linf"`, `"l2"` or `"l1"`; an l_1 step moves 5 to 20 of 3,072 coordinates (other sizes in proportion), drawn
             per step and example.
@@ -162,25 +175,30 @@ def pgd(
         start: `"uniform"`, `"uniform_unclipped"`, `"normal"` or `"none"` (`advjax.threat.random_start`).
         objective: `"ce"`, `"margin"`, `"cw"`, `"dlr"`, `"kl"` or a function `(logits, y) -> [B]`, maximised.
         restarts: number of runs from different starts, of which every example keeps the best: misclassified before
-            not, then the larger objective.
+            logits that are not finite before neither, then the larger objective.
         freeze: whether an example stops moving as soon as it is misclassified.
 
     Returns:
         Images [B, H, W, C] inside the ball and the box.
 
     Raises:
-        InputError: images outside [0, 1], labels that are no classes, fewer than two classes, a negative or too large
-            `eps`, wrong shapes, an unknown name.
+        InputError: images outside [0, 1], labels that are no classes, fewer than two classes, no random key, a negative
+            or too large `eps`, a negative `step_size`, what is not finite, wrong shapes, an unknown name, a `logits_fn`
+            that is no JAX function of batches of any size.
     """
     norm = threat.canonical_norm(norm)
-    check_attack(x, y, norm, eps, steps=steps, restarts=restarts)
-    x = jnp.asarray(x, jnp.float32)
-    y = jnp.asarray(y)
+    x, y, eps, step_size = as_array(x, "x"), as_array(y, "y"), as_number(eps, "eps"), as_number(step_size, "step_size")
+    check_key(key)
+    check_images(x)
+    check_budget(norm, eps, x.shape[1:], len(x), step_size)
+    check_count(steps, "steps", 0)
+    check_count(restarts, "restarts", 1)
+    check_choice(start, "start", threat.STARTS)
+    num_classes = count_classes(logits_fn, x.shape[1:])
+    check_target(objective, y, len(x), num_classes)
     ids = default_ids(ids, len(x))
     logits_fn = as_partial(logits_fn)
-    num_classes = count_classes(logits_fn, x.shape[1:])
-    if isinstance(objective, str) and y.ndim == 1:
-        check_labels(y, num_classes)
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y)
     if not len(x):
         return x
     target = objective_of(logits_fn, y, objective, freeze)

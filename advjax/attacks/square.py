@@ -16,8 +16,8 @@ import numpy as np
 
 from advjax import threat
 from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.inputs import check_count
 from advjax.attacks.engine.oracle import Example, Oracle, prepare, select
-from advjax.errors import InputError
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
@@ -76,6 +76,7 @@ class SquareState(NamedTuple):
         x: the best point so far.
         margin: z_y - max_{k != y} z_k there.
         x_adv: `x` once it is misclassified, before that the clean image.
+        non_finite: whether logits were NaN or infinite at a point.
     """
 
     ticks: jax.Array
@@ -84,6 +85,7 @@ class SquareState(NamedTuple):
     x: jax.Array
     margin: jax.Array
     x_adv: jax.Array
+    non_finite: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Square:
         keys = e.keys(key)
         start = self._stripes(e, keys) if self.norm == "linf" else self._tiles(e, keys)
         no = jnp.zeros(n, bool)
-        return SquareState(jnp.zeros(n, jnp.int32), no, no, start, jnp.full(n, jnp.inf), e.x)
+        return SquareState(jnp.zeros(n, jnp.int32), no, no, start, jnp.full(n, jnp.inf), e.x, no)
 
     def __call__(self, _, state: SquareState, e: Example, oracle: Oracle, key: jax.Array) -> SquareState:
         """The next query of every example that is not done."""
@@ -127,7 +129,7 @@ class Square:
             ticks = ticks + same
             x = select(same, self._proposal(state.x, e, key, ticks), x)
 
-        value, wrong = oracle.value("margin", x, e, oracle.keys(e, jax.random.fold_in(key, 1), ticks))
+        value, wrong, strange = oracle.value("margin", x, e, oracle.keys(e, jax.random.fold_in(key, 1), ticks))
         margin = -value
         better = (margin < state.margin) | (margin <= 0) | wrong
         success = state.success | wrong
@@ -138,6 +140,7 @@ class Square:
             x=select(better, x, state.x),
             margin=jnp.where(better, margin, state.margin),
             x_adv=select(wrong, x, state.x_adv),
+            non_finite=state.non_finite | strange,
         )
         return select(state.done, state, new)
 
@@ -282,6 +285,7 @@ def square(
     eps: jax.typing.ArrayLike,
     queries: int = 5000,
     ids: jax.Array | None = None,
+    non_finite: str = "broken",
 ) -> SquareResult:
     """One run of Square, a black-box attack that sees logits only; pure, inside `jit` or on its own.
 
@@ -294,6 +298,7 @@ def square(
         eps: radius, a number or [B].
         queries: the budget, the first point aside.
         ids: example ids [B]; 0..B-1 if absent.
+        non_finite: what logits that are NaN or infinite count as, `"broken"` (adversarial) or `"robust"`.
 
     Returns:
         `SquareResult`; every point lies in the ball and in [0, 1].
@@ -301,8 +306,7 @@ def square(
     Raises:
         InputError: bad images, labels, radius or names.
     """
-    logits_fn, norm, _ = prepare(logits_fn, x, y, norm, eps)
-    if queries < 1:
-        raise InputError(f"queries must be at least 1, it is {queries}")
-    state = run_alone(Square(norm, queries), logits_fn, key, x, y, eps, ids)
+    problem = prepare(logits_fn, key, x, y, norm, eps)
+    check_count(queries, "queries", 1)
+    state = run_alone(Square(problem.norm, queries), problem, key, ids, non_finite=non_finite)
     return SquareResult(state.x_adv, state.success, state.ticks, state.x, state.margin)

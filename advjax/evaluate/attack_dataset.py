@@ -17,14 +17,17 @@ import numpy as np
 from advjax import compiling
 from advjax.attacks import Stage, cascade
 from advjax.attacks.autoattack import stage
-from advjax.attacks.engine.flags import NOT_FINITE, PROBABILITIES, are_probabilities
-from advjax.attacks.engine.inputs import check_labels, count_classes
+from advjax.attacks.engine.flags import CONSTANT, GRADIENTS, NON_FINITE_LOGITS, PROBABILITIES, are_probabilities
+from advjax.attacks.engine.identity import identity, uses_gradients
+from advjax.attacks.engine.inputs import NON_FINITE, check_choice, check_labels, count_classes
 from advjax.attacks.engine.loops import as_partial
-from advjax.attacks.engine.record import Record
+from advjax.attacks.engine.oracle import is_wrong
+from advjax.attacks.engine.record import Record, checksum
 from advjax.data import Split, to_float
 from advjax.errors import InputError
 from advjax.evaluate.protocols import Attack, LogitsFn
 from advjax.parallel import Devices
+from advjax.seeds import check_seed
 
 Progress = Callable[[int, int], None]
 
@@ -61,7 +64,7 @@ def _logits(logits_fn, x):
 
 def attack_key(seed: int, name: str) -> jax.Array:
     """The key of an attack, a function of the seed and the attack's name: no row depends on the rows before it."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return jax.random.fold_in(jax.random.key(check_seed(seed)), zlib.crc32(name.encode()))
 
 
 def attack_dataset(
@@ -76,6 +79,7 @@ def attack_dataset(
     progress: Progress = lambda done, total: None,
     record_path: str | os.PathLike[str] | None = None,
     network_hash: str | None = None,
+    non_finite: str = "broken",
 ) -> Outcome:
     """Attacks every example of a split.
 
@@ -85,43 +89,56 @@ def attack_dataset(
     Args:
         logits_fn: the network that is scored, evaluation mode.
         attack: what to run, with `craft` or `stages` (a row of kind `all_of` is made of others' outcomes).
-        split: uint8 images and labels.
-        seed: root of the attack's randomness.
+        split: uint8 images and labels, at least one.
+        seed: root of the attack's randomness, in 0..2**32-1.
         batch_size: examples at a time, rounded up to a multiple of the devices; the last batch is padded. 0: what
             suits the devices.
         devices: where to run; this host's if absent.
-        surrogate: the network that the examples are crafted on, if another (transfer attack).
+        surrogate: the network that the examples are crafted on, if another (transfer attack, `craft` only).
         progress: called with what is done and the total.
         record_path: file to which every outcome is appended as it is known; the same call again goes on from there.
-        network_hash: names the weights, so that a record of others is refused.
+            The file knows the network, by its weights or by its logits on fixed images, and refuses another one.
+        network_hash: a name for the network beside that.
+        non_finite: what NaN or infinite logits of an attacked image count as, `"broken"` or `"robust"` (flagged either
+            way).
 
     Raises:
-        InputError: a bad batch size, a function that gives no logits, labels that are no classes of it, logits that
-            are not finite on a clean image, a record of a different evaluation.
+        InputError: a bad seed or batch size, a function that gives no logits, images that are not uint8, labels that
+            are no classes, logits that are not finite on a clean image, stages with a surrogate, a record of a
+            different evaluation, network, surrogate or data.
     """
     place = Devices(devices)
-    batch_size = place.batch_size(batch_size)
+    batch_size, seed = place.batch_size(batch_size), check_seed(seed)
+    check_choice(non_finite, "non_finite", NON_FINITE)
+    if split.image.dtype != np.uint8 or split.image.ndim != 4 or not len(split.image):
+        raise InputError(
+            f"split must hold uint8 images [N, H, W, C], it holds {split.image.dtype} of shape {split.image.shape}"
+        )
     num_classes = count_classes(logits_fn, split.image.shape[1:])
-    check_labels(split.label, num_classes)
+    check_labels(np.asarray(split.label), num_classes, len(split.image), "the split's labels")
+    if surrogate is not None:
+        count_classes(surrogate, split.image.shape[1:])
+    options = {
+        "seed": seed, "batch_size": batch_size, "progress": progress, "record_path": record_path,
+        "network_hash": network_hash, "non_finite": non_finite,
+    }  # fmt: skip
     started = time.perf_counter()
-    if attack.stages:
-        if surrogate is not None:
-            raise InputError(
-                f"the attack {attack.name!r} is made of stages, which look at the network itself: it takes no surrogate"
-            )
-        stages = [stage(name, attack.norm, num_classes) for name in attack.stages]
-        outcome = _run_stages(
-            logits_fn, attack, stages, split, seed, batch_size, place, progress, record_path, network_hash
+    if attack.craft is not None:
+        with compiling.for_devices(place.devices):
+            outcome = _run_craft(logits_fn, surrogate, attack, split, place, **options)
+    elif not attack.stages:
+        raise InputError(f"the attack {attack.name!r} is made of others' outcomes: run_protocol makes it")
+    elif surrogate is not None:
+        raise InputError(
+            f"the attack {attack.name!r} is made of stages, which look at the network itself: it takes no surrogate"
         )
     else:
-        with compiling.for_devices(place.devices):
-            outcome = _run_craft(
-                logits_fn, attack, split, seed, batch_size, place, surrogate, progress, record_path, network_hash
-            )
+        stages = [stage(name, attack.norm, num_classes) for name in attack.stages]
+        outcome = _run_stages(logits_fn, attack, stages, split, place, **options)
     return outcome._replace(seconds=time.perf_counter() - started)
 
 
-def _run_stages(logits_fn, attack, stages, split, seed, batch_size, place, progress, record_path, network_hash):
+def _run_stages(logits_fn, attack, stages, split, place, *, seed, progress, **options) -> Outcome:
     n = len(split.label)
     costs = {each.name: _cost(each) for each in stages}
 
@@ -138,11 +155,9 @@ def _run_stages(logits_fn, attack, stages, split, seed, batch_size, place, progr
         norm=attack.norm,
         eps=attack.radius,
         attacks=stages,
-        batch_size=batch_size,
         devices=place.devices,
         progress=whole,
-        record_path=record_path,
-        network_hash=network_hash,
+        **options,
     )
     flags = tuple(f"{name}: {sentence}" for name, sentence in result.flags.items())
     return Outcome(result.robust, 0.0, result.forwards, result.backwards, flags, result.notes)
@@ -154,54 +169,67 @@ def _cost(stage: Stage) -> float:
     return stage.trials * attack.ticks * (attack.forwards_per_tick + 2 * attack.backwards_per_tick)
 
 
+# What an example may raise beside its outcome; the first two say something of a clean row only, and of all examples.
+_RAISED = {"probabilities": PROBABILITIES, "constant": CONSTANT, "non_finite": NON_FINITE_LOGITS}
+
+
 def _run_craft(
-    logits_fn, attack, split, seed, batch_size, place, surrogate, progress, record_path, network_hash
+    logits_fn, surrogate, attack, split, place, *, seed, batch_size, progress, record_path, network_hash, non_finite
 ) -> Outcome:
-    n = len(split.label)
-    logits_fn = place.replicate(as_partial(logits_fn))
-    source = logits_fn if surrogate is None else place.replicate(as_partial(surrogate))
+    n, shape = len(split.label), split.image.shape[1:]
+    config = fingerprint(attack, seed, network_hash, non_finite)
+    if record_path is not None:
+        config |= identity(logits_fn, shape) | ({"surrogate": identity(surrogate, shape)} if surrogate else {})
+    source = place.replicate(as_partial(surrogate or logits_fn))
+    scored = place.replicate(as_partial(logits_fn)) if surrogate else source
     key = place.replicate(attack_key(seed, attack.name))
-    record = Record(record_path, fingerprint(attack, seed, network_hash))
-    robust, known, probabilities, not_finite = (np.zeros(n, bool) for _ in range(4))
-    for (row, _, _), entry in record.entries.items():
-        if row < n:  # a record may be of more examples than are asked for now
-            robust[row], known[row] = entry["robust"], True
-            probabilities[row], not_finite[row] = (entry.get(flag, False) for flag in ("probabilities", "not_finite"))
+    record = Record(record_path, config)
+    robust, known = np.zeros(n, bool), np.zeros(n, bool)
+    raised = {name: np.zeros(n, bool) for name in _RAISED}
     passes = {"forwards": attack.forwards, "backwards": attack.backwards}
     try:
+        for (row, _, _), entry in record.entries.items():
+            if row < n:  # a record may be of more examples than are asked for now
+                if entry["crc32"] != checksum(split.image[row], split.label[row]):
+                    raise InputError(f"the record was made with another image or label for id {row}")
+                robust[row], known[row] = entry["robust"], True
+                for name in raised:
+                    raised[name][row] = entry.get(name, False)
         for rows, padded in _batches(np.flatnonzero(~known), place.round_up(min(batch_size, n))):
             batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
             x, y, ids = place.shard(batch)
             x_adv = attack.craft(source, key, x, y, ids)
-            logits = np.asarray(_logits(logits_fn, x_adv), np.float32)[: len(rows)]
-            finite = np.isfinite(logits).all(-1)
+            logits = np.asarray(_logits(scored, x_adv), np.float32)[: len(rows)]
+            wrong, raised["non_finite"][rows] = jax.device_get(is_wrong(logits, split.label[rows], non_finite))
             if attack.name == "clean":
-                if not finite.all():
-                    first = rows[~finite][0]
-                    raise InputError(f"the network gives logits that are NaN or infinite, first on test image {first}")
-                probabilities[rows] = are_probabilities(logits)
-            # What is not finite is no proof of an attack's success.
-            robust[rows] = (np.argmax(logits, -1) == split.label[rows]) | ~finite
-            known[rows], not_finite[rows] = True, ~finite
-            flagged = {"probabilities": probabilities, "not_finite": not_finite}
-            record.add((_entry(attack, i, bool(robust[i]), flagged, passes), None) for i in rows)
+                if raised["non_finite"][rows].any():
+                    first = rows[raised["non_finite"][rows]][0]
+                    raise InputError(f"logits_fn gives logits that are NaN or infinite, first on test image {first}")
+                raised["probabilities"][rows] = are_probabilities(logits)
+                raised["constant"][rows] = len(rows) > 1 and (logits == logits[0]).all()
+            robust[rows], known[rows] = ~wrong, True
+            record.add((_entry(attack, split, i, bool(robust[i]), raised, passes), None) for i in rows)
             progress(int(known.sum()), n)
     finally:
         record.close()
-    flags: tuple[str, ...] = (f"probabilities: {PROBABILITIES}",) if n and probabilities.all() else ()
-    flags += (f"not_finite: {NOT_FINITE.format(not_finite.sum(), n)}",) if not_finite.any() else ()
-    return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards), flags)
+    flags = [f"{name}: {_RAISED[name]}" for name in ("probabilities", "constant") if raised[name].all()]
+    if attack.name == "clean" and uses_gradients(logits_fn, shape):
+        flags.append(f"gradients: {GRADIENTS}")
+    if raised["non_finite"].any():
+        flags.append(f"non_finite: {NON_FINITE_LOGITS.format(raised['non_finite'].sum(), n, non_finite)}")
+    return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards), tuple(flags))
 
 
 def _entry(
-    attack: Attack, i: int, robust: bool, flagged: Mapping[str, np.ndarray], passes: dict[str, int]
+    attack: Attack, split: Split, i: int, robust: bool, raised: Mapping[str, np.ndarray], passes: dict[str, int]
 ) -> dict[str, Any]:
-    raised = {name: True for name, rows in flagged.items() if rows[i]}
-    return {"id": int(i), "attack": attack.name, "trial": 0, "robust": robust, **passes, **raised}
+    entry = {"id": int(i), "attack": attack.name, "trial": 0, "robust": robust, **passes}
+    own = {name: True for name, rows in raised.items() if rows[i]}
+    return entry | {"crc32": checksum(split.image[i], split.label[i])} | own
 
 
-def fingerprint(attack: Attack, seed: int, network_hash: str | None) -> dict[str, Any]:
-    """Plain values that fix the outcome of an attack."""
+def fingerprint(attack: Attack, seed: int, network_hash: str | None, non_finite: str) -> dict[str, Any]:
+    """Plain values that fix the outcome of an attack on a network."""
     return {
         "attacks": {attack.name: attack.params},
         "norm": attack.norm,
@@ -209,6 +237,7 @@ def fingerprint(attack: Attack, seed: int, network_hash: str | None) -> dict[str
         "seed": seed,
         "transfer": attack.transfer,
         "network": network_hash,
+        "non_finite": non_finite,
     }
 
 
@@ -239,11 +268,11 @@ def run_protocol(
         attacks: the protocol; transfer attacks are left out where there is no surrogate.
         split: uint8 images and labels.
         directory: where each attack's record is kept, so that an interrupted evaluation resumes; absent: nowhere.
-        network_hash: names the weights.
+        network_hash: a name for the network beside what the records know of it.
         surrogate: the network that transfer attacks are crafted on.
         on_start: called before an attack with it and the number of examples.
         on_done: called after it with its outcome.
-        **options: of `attack_dataset`: seed, batch_size, devices, progress.
+        **options: of `attack_dataset`: seed, batch_size, devices, progress, non_finite.
 
     Returns:
         Name -> outcome, in the protocol's order.
@@ -264,7 +293,7 @@ def run_protocol(
                 attack,
                 split,
                 surrogate=surrogate if attack.transfer else None,
-                record_path=record_file(directory, attack, options.get("seed", 0)),
+                record_path=record_file(directory, attack, options.get("seed", 0), options.get("non_finite", "broken")),
                 network_hash=network_hash,
                 **options,
             )
@@ -272,11 +301,13 @@ def run_protocol(
     return outcomes
 
 
-def record_file(directory: pathlib.Path | None, attack: Attack, seed: int) -> pathlib.Path | None:
+def record_file(
+    directory: pathlib.Path | None, attack: Attack, seed: int, non_finite: str = "broken"
+) -> pathlib.Path | None:
     """The file of an attack's record: other settings, another file."""
     if directory is None:
         return None
-    settings = json.dumps(fingerprint(attack, seed, None), sort_keys=True)
+    settings = json.dumps(fingerprint(attack, seed, None, non_finite), sort_keys=True)
     return directory / f"{attack.name.replace('@', '-')}-{zlib.crc32(settings.encode()):08x}.jsonl"
 
 

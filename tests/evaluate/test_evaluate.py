@@ -47,9 +47,56 @@ def test_outcome_is_that_of_the_attack_itself(split):
     from advjax.attacks import pgd
     from advjax.evaluate.attack_dataset import attack_key
 
-    x_adv = pgd(network, attack_key(3, "pgd3"), x, y, norm="linf", eps=0.02, steps=3, step_size=0.01)
-    np.testing.assert_array_equal(outcome.robust, losses.correct(network(x_adv), y) > 0)
-    assert evaluate.attack_dataset(network, ATTACK, split, seed=4).robust.shape == (50,)
+    def by_hand(seed):
+        x_adv = pgd(network, attack_key(seed, "pgd3"), x, y, norm="linf", eps=0.02, steps=3, step_size=0.01)
+        return losses.correct(network(x_adv), y) > 0
+
+    np.testing.assert_array_equal(outcome.robust, by_hand(3))
+    assert not np.array_equal(outcome.robust, by_hand(4))
+    np.testing.assert_array_equal(evaluate.attack_dataset(network, ATTACK, split, seed=4).robust, by_hand(4))
+    for seed in (2**32, -1, 1.5, True):
+        with pytest.raises(InputError, match="seed must be a whole number from 0 to 4294967295"):
+            evaluate.attack_dataset(network, ATTACK, split, seed=seed)
+
+
+def test_a_record_knows_the_network_the_surrogate_and_the_images(split, tmp_path):
+    """By itself: weights where the function carries them, its logits on fixed images where it does not."""
+    path = tmp_path / "record.jsonl"
+
+    def scaled(factor):
+        return lambda x: network(x) * factor
+
+    def carrying(factor):
+        return jax.tree_util.Partial(lambda w, x: network(x) @ w, factor * jnp.eye(10))
+
+    for make in (scaled, carrying):
+        for attack in (ATTACK, evaluate.protocols.stages("two", "linf", 0.02, "apgd_ce")):
+            options = {"record_path": path, "batch_size": 50}
+            first = evaluate.attack_dataset(make(1.0), attack, split, **options)
+            devices = {"batch_size": 20, "devices": jax.devices()[:1]}
+            resumed = evaluate.attack_dataset(make(1.0), attack, split, **{**options, **devices})
+            np.testing.assert_array_equal(resumed.robust, first.robust)
+            with pytest.raises(InputError, match="is the record of another network"):
+                evaluate.attack_dataset(make(1.01), attack, split, **options)
+            moved = Split(split.image[::-1].copy(), split.label[::-1].copy())
+            with pytest.raises(InputError, match="made with another image or label"):
+                evaluate.attack_dataset(make(1.0), attack, moved, **options)
+            path.unlink()
+            path.with_name("record.jsonl.x_adv").unlink(missing_ok=True)
+    evaluate.attack_dataset(network, ATTACK, split, surrogate=scaled(-1.0), record_path=path)
+    with pytest.raises(InputError, match="is the record of another surrogate"):
+        evaluate.attack_dataset(network, ATTACK, split, surrogate=scaled(-2.0), record_path=path)
+
+
+def test_flags_of_a_clean_row(split):
+    def purified(x):
+        return network(x - 0.01 * jax.grad(lambda x: jnp.sum(network(x) ** 2))(x))
+
+    assert evaluate.attack_dataset(purified, evaluate.clean(), split).flags[0].startswith("gradients: ")
+    (flag,) = evaluate.attack_dataset(lambda x: 0 * network(x), evaluate.clean(), split).flags
+    assert flag.startswith("constant: ")
+    with pytest.raises(InputError, match="split must hold uint8 images"):
+        evaluate.attack_dataset(network, evaluate.clean(), Split(split.image / 255, split.label))
 
 
 def test_clean_and_transfer(split):
@@ -84,8 +131,9 @@ def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
         evaluate.attack_dataset(lambda x: network(x)[:, :3], evaluate.clean(), split)
 
 
-def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_path):
-    """They prove nothing, so the image counts as robust, and the report says so; a resumed run, too."""
+@pytest.mark.parametrize("counted", ["broken", "robust"])
+def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_path, counted):
+    """They count against the network unless told otherwise, and the report says how many; a resumed run, too."""
 
     def fragile(x):
         """Finite on clean images, which are bytes over 255, only."""
@@ -93,11 +141,12 @@ def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_
         return jnp.where(moved[:, None], jnp.nan, network(x))
 
     options = {"batch_size": 50, "devices": jax.devices()[:1], "record_path": tmp_path / "record.jsonl"}
+    options |= {"non_finite": counted} if counted != "broken" else {}
     for _ in range(2):
         outcome = evaluate.attack_dataset(fragile, ATTACK, split, **options)
-        assert outcome.robust.all()
-        assert len(outcome.flags) == 1
-        assert outcome.flags[0].startswith("not_finite: the logits of 50 of 50 attacked images")
+        assert (outcome.robust == (counted == "robust")).all()
+        (flag,) = outcome.flags
+        assert flag.startswith("non_finite: the logits of 50 of 50 attacked images") and flag.endswith(counted)
     assert evaluate.attack_dataset(network, ATTACK, split).flags == ()
 
 

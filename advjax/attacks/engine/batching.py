@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import compiling
-from advjax.attacks.engine.inputs import default_ids
+from advjax.attacks.engine.inputs import NON_FINITE, as_array, check_choice, check_labels, default_ids
 from advjax.attacks.engine.loops import repeat
-from advjax.attacks.engine.oracle import Example, Oracle
+from advjax.attacks.engine.oracle import Example, Oracle, Problem
 from advjax.parallel import Devices
 
 
@@ -48,15 +48,28 @@ def _begin(attack: LoopBody, e: Example, key: jax.Array) -> Any:
     return attack.begin(e, key)
 
 
-def run_alone(attack: LoopBody, logits_fn, key, x, y, eps, ids, target=None, trial: int = 0) -> Any:
+def run_alone(
+    attack: LoopBody,
+    problem: Problem,
+    key: jax.Array,
+    ids: Any = None,
+    target: Any = None,
+    trial: int = 0,
+    non_finite: str = "broken",
+) -> Any:
     """The last state of an attack on one batch, every example run to its end; inside `jit` or on its own."""
-    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
+    check_choice(non_finite, "non_finite", NON_FINITE)
+    x, y = jnp.asarray(problem.x, jnp.float32), jnp.asarray(problem.y, jnp.int32)
     n = len(x)
-    eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (n,))
-    target = y if target is None else jnp.asarray(target, jnp.int32)
-    e = Example(x, y, eps, default_ids(ids, n), jnp.full(n, trial, jnp.int32), target)
+    eps = jnp.broadcast_to(jnp.asarray(problem.eps, jnp.float32), (n,))
+    if target is not None:
+        target = as_array(target, "target")
+        check_labels(target, problem.num_classes, n, "target")
+    goal = y if target is None else jnp.asarray(target, jnp.int32)
+    e = Example(x, y, eps, default_ids(ids, n), jnp.full(n, trial, jnp.int32), goal)
+    oracle = Oracle(problem.logits_fn, non_finite=non_finite)
     with compiling.for_arrays(x, key):
-        return repeat(attack, attack.ticks, _begin(attack, e, key), e, Oracle(logits_fn), key)
+        return repeat(attack, attack.ticks, _begin(attack, e, key), e, oracle, key)
 
 
 class Images(NamedTuple):
@@ -84,6 +97,7 @@ class Attempt(NamedTuple):
     success: bool
     ticks: int
     zero_gradient: bool
+    non_finite: bool
     x_adv: np.ndarray | None
 
 
@@ -123,7 +137,8 @@ class _Batch:
             return []
         self.running[rows] = False
         found = jax.device_get(self.state.x_adv) if success[rows].any() else None
-        zero = jax.device_get(getattr(self.state, "zero_gradient", np.zeros(len(done), bool)))
+        no = np.zeros(len(done), bool)
+        zero, strange = jax.device_get([getattr(self.state, flag, no) for flag in ("zero_gradient", "non_finite")])
         return [
             Attempt(
                 image=int(self.pairs[row, 0]),
@@ -131,6 +146,7 @@ class _Batch:
                 success=bool(success[row]),
                 ticks=int(self.ticks[row]),
                 zero_gradient=bool(zero[row]),
+                non_finite=bool(strange[row]),
                 x_adv=found[row] if found is not None and success[row] else None,
             )
             for row in rows

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from flax import struct
 
 from advjax import compiling, losses, threat
-from advjax.attacks.engine.inputs import check_attack, check_labels, count_classes
+from advjax.attacks.engine.inputs import (
+    as_array,
+    as_number,
+    check_budget,
+    check_images,
+    check_key,
+    check_labels,
+    count_classes,
+)
 from advjax.attacks.engine.loops import as_partial
 from advjax.errors import InputError
 
@@ -61,9 +69,30 @@ LOSSES: dict[str, TargetedLoss] = {
 }
 
 
-def is_wrong(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """Whether the arg max is not the label; logits that are not finite prove nothing and count as right. -> [B]."""
-    return (jnp.argmax(logits, -1) != y) & jnp.all(jnp.isfinite(logits), -1)
+def is_wrong(logits: jax.Array, y: jax.Array, non_finite: str = "broken") -> tuple[jax.Array, jax.Array]:
+    """Whether the arg max is not the label, and whether any logit is NaN or infinite, which settles the first; [B] both.
+
+    Args:
+        logits: [B, K].
+        y: [B].
+        non_finite: `"broken"` counts logits that are not finite as wrong, `"robust"` as right.
+    """
+    strange = ~jnp.all(jnp.isfinite(logits), -1)
+    return jnp.where(strange, non_finite == "broken", jnp.argmax(logits, -1) != y), strange
+
+
+class Answer(NamedTuple):
+    """What a network says of a batch of points.
+
+    Attributes:
+        value: the loss [B].
+        wrong: whether they are misclassified [B].
+        non_finite: whether logits are NaN or infinite [B].
+    """
+
+    value: jax.Array
+    wrong: jax.Array
+    non_finite: jax.Array
 
 
 def _cast(tree: Any, dtype: str) -> Any:
@@ -82,12 +111,14 @@ class Oracle:
         search_dtype: the precision of the search, e.g. `"bfloat16"`; a success always counts only if the float32
             network agrees. Casts the images and the arrays that `logits_fn` carries if it is a pytree
             (`advjax.logits_fn`); arrays that a plain function closes over stay as they are.
+        non_finite: `"broken"` or `"robust"`: what logits that are NaN or infinite count as.
     """
 
     logits_fn: jax.tree_util.Partial
     stochastic: bool = struct.field(pytree_node=False, default=False)
     eot_samples: int = struct.field(pytree_node=False, default=1)
     search_dtype: str | None = struct.field(pytree_node=False, default=None)
+    non_finite: str = struct.field(pytree_node=False, default="broken")
 
     def keys(self, e: Example, key: jax.Array, ticks: jax.Array) -> Keys:
         """The keys [B] of a randomised network at an iteration [B]; None for any other, which saves compiling them."""
@@ -124,47 +155,59 @@ class Oracle:
         """Whether a share [B] of the draws is more than half of them, whatever the rounding of the mean."""
         return share > 0.5 + 0.25 / self.eot_samples
 
-    def vote(self, x: jax.Array, y: jax.Array, keys: Keys) -> jax.Array:
-        """Whether more than half of the float32 draws misclassify, [B]."""
-        share = self.expectation(lambda keys: is_wrong(self.logits(x, keys), y).astype(jnp.float32), keys)
-        return self.majority(share)
+    def _shares(self, logits: jax.Array, y: jax.Array) -> jax.Array:
+        """One draw's verdicts as numbers that a mean makes sense of: wrong, not finite; [B, 2]."""
+        return jnp.stack(is_wrong(logits, y, self.non_finite), -1).astype(jnp.float32)
 
-    def confirm(self, wrong: jax.Array, x: jax.Array, y: jax.Array, keys: Keys) -> jax.Array:
-        """`wrong` [B] as the search saw it, kept where fresh float32 forwards agree; free for a float32 search."""
+    def vote(self, x: jax.Array, y: jax.Array, keys: Keys) -> tuple[jax.Array, jax.Array]:
+        """Whether more than half of the float32 draws misclassify, and whether any is not finite; [B] both."""
+        shares = self.expectation(lambda keys: self._shares(self.logits(x, keys), y), keys)
+        return self.majority(shares[:, 0]), shares[:, 1] > 0
+
+    def confirm(self, shares: jax.Array, x: jax.Array, y: jax.Array, keys: Keys) -> tuple[jax.Array, jax.Array]:
+        """`vote` as the search saw it, `wrong` kept where fresh float32 forwards agree; free for a float32 search."""
+        wrong, strange = self.majority(shares[:, 0]), shares[:, 1] > 0
         if self.eot_samples == 1 and self.search_dtype is None:
-            return wrong
-        fresh = fold(keys, self.eot_samples)
-        return jax.lax.cond(jnp.any(wrong), lambda: wrong & self.vote(x, y, fresh), lambda: wrong)
+            return wrong, strange
 
-    def value(self, loss: str, x: jax.Array, e: Example, keys: Keys) -> tuple[jax.Array, jax.Array]:
-        """The loss [B] at `x` and whether `x` is misclassified [B], from one forward per draw."""
+        def fresh_vote():
+            fresh, strange = self.vote(x, y, fold(keys, self.eot_samples))
+            return wrong & fresh, strange
+
+        return jax.lax.cond(jnp.any(wrong | strange), fresh_vote, lambda: (wrong, strange))
+
+    def value(self, loss: str, x: jax.Array, e: Example, keys: Keys) -> Answer:
+        """The loss and the verdict at `x`, from one forward per draw."""
 
         def draw(keys):
             logits = self.logits(x, keys, search=True)
-            return LOSSES[loss](logits, e.y, e.target), is_wrong(logits, e.y).astype(jnp.float32)
+            return LOSSES[loss](logits, e.y, e.target), self._shares(logits, e.y)
 
-        value, wrong = self.expectation(draw, keys)
-        return value, self.confirm(self.majority(wrong), x, e.y, keys)
+        value, shares = self.expectation(draw, keys)
+        wrong, strange = self.confirm(shares, x, e.y, keys)
+        return Answer(value, wrong, strange)
 
     def gradient(
         self, loss: str, x: jax.Array, e: Example, keys: Keys, *, verdict: bool = True
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The loss [B], whether `x` is misclassified [B] and the gradient [B, H, W, C] (0 where it is not finite)."""
+    ) -> tuple[Answer, jax.Array]:
+        """The loss and the verdict (unconfirmed without `verdict`) at `x`, and the gradient [B, H, W, C], 0 where it is
+        not finite."""
 
         def draw(keys):
             def total(x):
                 logits = self.logits(x, keys, search=True)
                 value = LOSSES[loss](logits, e.y, e.target)
-                return jnp.sum(value), (value, is_wrong(logits, e.y).astype(jnp.float32))
+                return jnp.sum(value), (value, self._shares(logits, e.y))
 
-            gradient, (value, wrong) = jax.grad(total, has_aux=True)(x)
-            return value, wrong, gradient
+            gradient, (value, shares) = jax.grad(total, has_aux=True)(x)
+            return value, shares, gradient
 
-        value, wrong, gradient = self.expectation(draw, keys)
-        wrong = self.majority(wrong)
+        value, shares, gradient = self.expectation(draw, keys)
         if verdict:
-            wrong = self.confirm(wrong, x, e.y, keys)
-        return value, wrong, jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+            wrong, strange = self.confirm(shares, x, e.y, keys)
+        else:
+            wrong, strange = self.majority(shares[:, 0]), shares[:, 1] > 0
+        return Answer(value, wrong, strange), jnp.where(jnp.isfinite(gradient), gradient, 0.0)
 
     def jacobian(self, x: jax.Array, keys: Keys) -> tuple[jax.Array, jax.Array]:
         """Logits [B, K] and the gradient of each, [K, B, H, W, C]; one forward and K backwards."""
@@ -182,27 +225,34 @@ def select(mask: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(mask.reshape(mask.shape + (1,) * (n.ndim - 1)), n, o), new, old)
 
 
-def prepare(
-    logits_fn: Callable, x: jax.Array, y: jax.Array, norm: str, eps: Any, *, stochastic: bool = False
-) -> tuple[jax.tree_util.Partial, str, int]:
+class Problem(NamedTuple):
+    """What a caller asked for, checked: the network as a pytree, images, labels, canonical norm, radius, K."""
+
+    logits_fn: jax.tree_util.Partial
+    x: Any
+    y: Any
+    norm: str
+    eps: Any
+    num_classes: int
+
+
+def prepare(logits_fn: Callable, key: Any, x: Any, y: Any, norm: str, eps: Any, *, stochastic: bool = False) -> Problem:
     """Checks what a caller hands to one of AutoAttack's attacks.
 
-    Returns:
-        `logits_fn` as a pytree, the canonical norm and the number of classes.
-
     Raises:
-        InputError: images outside [0, 1] or not [B, H, W, C] floats, no images, labels that are no classes, a bad
-            radius, logits that are not [B, K] with K >= 2.
+        InputError: images outside [0, 1] or not [B, H, W, C] floats, no images, labels that are no classes, no random
+            key, a bad radius, logits that are not [B, K] floats with K >= 2.
     """
-    norm, logits_fn = threat.canonical_norm(norm), as_partial(logits_fn)
-    check_attack(x, y, norm, eps)
+    norm = threat.canonical_norm(norm)
+    x, y, eps = as_array(x, "x"), as_array(y, "y"), as_number(eps, "eps")
+    check_key(key)
+    check_images(x)
     if x.ndim != 4 or not len(x):
         raise InputError(f"x must be at least one image, [B, H, W, C], it has shape {x.shape}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(f"x must hold floats in [0, 1], it holds {x.dtype}: divide images of 0..255 by 255")
+    check_budget(norm, eps, x.shape[1:], len(x))
     num_classes = count_classes(logits_fn, x.shape[1:], stochastic=stochastic)
-    check_labels(y, num_classes)
-    return logits_fn, norm, num_classes
+    check_labels(y, num_classes, len(x))
+    return Problem(as_partial(logits_fn), x, y, norm, eps, num_classes)
 
 
 def loss_for(loss: str, num_classes: int) -> str:
