@@ -89,7 +89,7 @@ def attack_dataset(
     Args:
         logits_fn: the network that is scored, evaluation mode.
         attack: what to run, with `craft` or `stages` (a row of kind `all_of` is made of others' outcomes).
-        split: uint8 images and labels, at least one.
+        split: uint8 images and labels, at least one; the first `attack.examples` of them count if that is not 0.
         seed: root of the attack's randomness, in 0..2**32-1.
         batch_size: examples at a time, rounded up to a multiple of the devices; the last batch is padded. 0: what
             suits the devices.
@@ -114,6 +114,7 @@ def attack_dataset(
         raise InputError(
             f"split must hold uint8 images [N, H, W, C], it holds {split.image.dtype} of shape {split.image.shape}"
         )
+    split = Split(*(array[: attack.examples or None] for array in split))
     num_classes = count_classes(logits_fn, split.image.shape[1:])
     check_labels(np.asarray(split.label), num_classes, len(split.image), "the split's labels")
     if surrogate is not None:
@@ -281,7 +282,7 @@ def run_protocol(
     for attack in attacks:
         if attack.transfer and surrogate is None:
             continue
-        on_start(attack, len(split.label))
+        on_start(attack, min(attack.examples or len(split.label), len(split.label)))
         if attack.all_of:
             parts = [outcomes[name] for name in attack.all_of]
             robust = np.logical_and.reduce([part.robust for part in parts])
@@ -312,16 +313,14 @@ def record_file(
 
 
 def per_example(outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
-    """One record per example: id, clean, the verdict of every attack, which broke it first, passes spent."""
-    n = len(next(iter(outcomes.values())).robust)
-    attacks = [name for name in outcomes if name != "clean"]
-    for i in range(n):
-        broken = next((name for name in outcomes if not outcomes[name].robust[i]), None)
+    """One record per example: id, clean, the verdict of every attack on it, which broke it first, passes spent."""
+    for i in range(len(outcomes["clean"].robust)):
+        own = {name: outcome for name, outcome in outcomes.items() if i < len(outcome.robust)}
         yield {
             "id": i,
-            "clean": bool(outcomes["clean"].robust[i]),
-            "attacks": {name: bool(outcomes[name].robust[i]) for name in attacks},
-            "broken_by": broken,
-            "forwards": int(sum(outcome.forwards[i] for outcome in outcomes.values())),
-            "backwards": int(sum(outcome.backwards[i] for outcome in outcomes.values())),
+            "clean": bool(own["clean"].robust[i]),
+            "attacks": {name: bool(outcome.robust[i]) for name, outcome in own.items() if name != "clean"},
+            "broken_by": next((name for name, outcome in own.items() if not outcome.robust[i]), None),
+            "forwards": int(sum(outcome.forwards[i] for outcome in own.values())),
+            "backwards": int(sum(outcome.backwards[i] for outcome in own.values())),
         }

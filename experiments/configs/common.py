@@ -172,5 +172,5 @@ def union_digits(config: ConfigDict) -> ConfigDict:
     if "l2" in config.method:
         config.method.l2.update({"eps": "0.8", "step_size": "0.2", "steps": 0})
         config.method.l1.update({"eps": "2", "step_size": "0.4", "steps": 0})
-    config.evaluation.radii.update({"l2": "0.8", "l1": "2"})
+    config.evaluation.radii.update({"linf": "0.2", "l2": "0.8", "l1": "2"})
     return config

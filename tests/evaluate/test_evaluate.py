@@ -254,8 +254,8 @@ def test_interrupted_records_resume_with_the_same_numbers(split, tmp_path):
 
 def test_union_survives_only_what_survives_every_norm(split):
     small = Split(split.image[:8], split.label[:8])
-    attacks = evaluate.protocol("union", "linf", 0.01, {"linf": 0.3, "l2": 0.05, "l1": 0.2})
-    assert {a.name: a.radius for a in attacks}["pgd50_10_linf"] == 0.01
+    radii = {"linf": 0.3, "l2": 0.05, "l1": 0.2}
+    attacks = evaluate.protocol("union", "linf", 0.01, radii)
     assert attacks[-1].name == "union"
     assert len(attacks[-1].all_of) == 6
     cheap = [
@@ -277,6 +277,58 @@ def test_per_example_record(split):
         assert example["attacks"] == {"pgd3": bool(robust)}
         assert example["broken_by"] == (None if robust else "pgd3")
         assert (example["forwards"], example["backwards"]) == (5, 3)
+
+
+def test_union_tests_every_network_at_the_same_radii():
+    def radii(norm, eps, *given):
+        return [(a.name, a.norm, a.radius) for a in evaluate.protocol("union", norm, eps, *given)[1:]]
+
+    expected = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}
+    assert radii("linf", 0.03) == radii("l2", 1.0) == radii("l1", 12) == radii("linf", 0.03, {"linf": "8/255"})
+    assert {norm: eps for name, norm, eps in radii("l2", 1.0) if name.startswith("pgd50_10_")} == expected
+    assert {name: eps for name, _, eps in radii("l2", 1.0, {"linf": 0.2})}["apgd_linf"] == 0.2
+    with pytest.raises(InputError, match=r"radii\.l2 must be at least 0, it is -1"):
+        evaluate.protocol("union", "linf", 0.1, {"l2": -1})
+    with pytest.raises(InputError, match="unknown norm in radii 'l3'"):
+        evaluate.protocol("union", "linf", 0.1, {"l3": 1})
+
+
+@pytest.mark.parametrize("eps", ["8/255", 0.031, 0.03])
+def test_protocols_of_papers_test_as_their_authors_do(eps):
+    """Whatever the radius of the training."""
+    dynat = {a.name: a for a in evaluate.protocol("dynat", "linf", eps)}
+    for name in ("fgsm", "pgd10", "pgd20", "pgd50", "cw20", "autoattack"):
+        assert dynat[name].eps == "8/255"
+    for name in ("pgd10", "pgd20", "pgd50", "cw20"):
+        assert dynat[name].params["step_size"] == 2 / 255 and dynat[name].params["start"] == "uniform"
+    theirs = dynat["autoattack_0.031"]
+    assert (theirs.radius, theirs.examples, theirs.stages) == (0.031, 1000, dynat["autoattack"].stages)
+    sglr = {a.name: a for a in evaluate.protocol("sglr", "linf", eps)}
+    assert sglr["pgd20_trades"].radius == 0.031 and sglr["pgd20"].eps == sglr["autoattack"].eps == eps
+    assert sglr["pgd20_trades"].params == {
+        "steps": 20, "step_size": 0.003, "start": "uniform", "objective": "ce", "restarts": 1, "freeze": False,
+    }  # fmt: skip
+    bmtard = {a.name: a for a in evaluate.protocol("bmtard", "linf", eps)}
+    for name in ("pgd20_trades", "transfer_pgd20_trades"):
+        assert bmtard[name].params["start"] == "uniform" and bmtard[name].eps == eps
+        assert bmtard[name].params["step_size"] == pytest.approx(0.003, rel=0.04)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 0.5)])
+def test_elsewhere_protocols_of_papers_keep_to_the_radius_of_the_training(norm, eps):
+    for name in ("dynat", "sglr", "bmtard"):
+        attacks = evaluate.protocol(name, norm, eps)
+        assert {a.radius for a in attacks} == {eps} and not any(a.examples for a in attacks)
+    assert {a.name: a for a in attacks}["pgd20_trades"].params["step_size"] == pytest.approx(eps * 0.003 / 0.031)
+
+
+def test_an_attack_on_the_first_images_only(split):
+    few = dataclasses.replace(ATTACK, name="few", examples=7)
+    outcomes = evaluate.run_protocol(network, [evaluate.clean(), few], split)
+    assert len(outcomes["few"].robust) == 7
+    examples = list(evaluate.per_example(outcomes))
+    assert [sorted(example["attacks"]) for example in examples] == [["few"]] * 7 + [[]] * 43
+    assert (examples[6]["forwards"], examples[7]["forwards"]) == (5, 1)
 
 
 def test_transfer_rows_need_a_surrogate(split):
