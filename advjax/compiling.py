@@ -74,11 +74,12 @@ def for_arrays(*trees: Any) -> contextlib.AbstractContextManager[Any]:
 
 def options() -> dict[str, str] | None:
     """`compiler_options` for `jax.jit`; None on other backends than CPU, and where XLA does not know them."""
-    return CPU_OPTIONS if platform() == "cpu" and _known() else None
+    return CPU_OPTIONS if platform() == "cpu" and known() else None
 
 
 @functools.cache
-def _known() -> bool:
+def known() -> bool:
+    """Whether this jaxlib knows `CPU_OPTIONS`."""
     try:
         # The option is experimental: a later jaxlib may drop it, and then refuses to compile.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -112,15 +113,15 @@ class Mapped:
 
     def __init__(self, mapped: Any) -> None:
         self._mapped = mapped
-        self._program: Callable[..., Any] | None = None
+        self.program: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         """The result of `mapped`."""
-        if self._program is None:
+        if self.program is None:
             if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
                 return self._mapped(*args)
-            self._program = self.lower(*args).compile(compiler_options=options())
-        return self._program(*args)
+            self.program = self.lower(*args).compile(compiler_options=options())
+        return self.program(*args)
 
     def lower(self, *args: Any) -> Any:
         """The lowered `mapped`, as `jax.jit(...).lower` gives it, for arguments of these shapes."""

@@ -19,9 +19,9 @@ def convolution(x, kernel):
 
 @pytest.fixture
 def fresh():
-    compiling._known.cache_clear()
+    compiling.known.cache_clear()
     yield
-    compiling._known.cache_clear()
+    compiling.known.cache_clear()
 
 
 def in_ynnpack(program) -> bool:
@@ -39,7 +39,7 @@ def test_mapped_and_jitted_programs_keep_xlas_convolutions():
     assert not in_ynnpack(jax.jit(convolution, compiler_options=compiling.options()).lower(X, KERNEL).compile())
     mapped = parallel.pmap(convolution, jax.devices()[:2])
     mapped(jnp.stack([X, X]), jnp.stack([KERNEL, KERNEL]))
-    assert not in_ynnpack(mapped._program)
+    assert not in_ynnpack(mapped.program)
 
 
 def test_same_values():

@@ -165,7 +165,7 @@ class APGD:
             value=jnp.where(starting, 0.0, value),
             rises=state.rises + (value > state.value),
         )
-        adapt = self._adapt_share if self.norm == "l1" else self._adapt_step
+        adapt = self.adapt_share if self.norm == "l1" else self.adapt_step
         new = select(starting, self._start_stage(new, e, radius, stage), adapt(new, e, radius, step_number, stage))
         new = new._replace(done=(new.ticks >= self.ticks) | (new.success if self.stop else False))
         return select(state.done, state, new)
@@ -199,7 +199,7 @@ class APGD:
         period = periods(self.steps)[0] * ones
         return s._replace(step=2.0 * radius, check=period, period=period)
 
-    def _adapt_step(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
+    def adapt_step(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
         """At a checkpoint: halve the step and return to the best point where progress is poor (l_inf and l_2)."""
         _, less, least = periods(self.steps)
         due = step_number == s.check
@@ -217,7 +217,7 @@ class APGD:
             check=jnp.where(due, s.check + period, s.check),
         )
 
-    def _adapt_share(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
+    def adapt_share(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
         """At a checkpoint: the share of moving coordinates follows the best point's sparsity (l_1)."""
         due = step_number == s.check
         sparsity = _l0(s.best - e.x)

@@ -104,10 +104,10 @@ class CWL2:
             square=square,
             found=state.found | fooled,
         )
-        new = select(new.ticks % self.steps == 0, self._next_round(new, e), new)
+        new = select(new.ticks % self.steps == 0, self.next_round(new, e), new)
         return select(state.done, state, new)
 
-    def _next_round(self, s: CWState, e: Example) -> CWState:
+    def next_round(self, s: CWState, e: Example) -> CWState:
         """A new weight, halfway between failure and success or ten times as large, and a fresh start."""
         high = jnp.where(s.found, jnp.minimum(s.high, s.c), s.high)
         low = jnp.where(s.found, s.low, jnp.maximum(s.low, s.c))

@@ -149,7 +149,7 @@ class Square:
         keys = jax.vmap(jax.random.fold_in)(e.keys(key), ticks + 1)
         height, width = x.shape[1:3]
         sides = jnp.asarray(window_sides(self.queries, height, width, self.norm))
-        propose = self._flip_window if self.norm == "linf" else self._move_mass
+        propose = self.flip_window if self.norm == "linf" else self.move_mass
         return propose(x, e, keys, sides[jnp.maximum(ticks - 1, 0)])
 
     def _stripes(self, e: Example, keys: jax.Array) -> jax.Array:
@@ -158,7 +158,7 @@ class Square:
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (1, width, channels), jnp.float32))(keys)
         return jnp.clip(e.x + threat.per_example(e.eps, e.x) * signs, 0.0, 1.0)
 
-    def _flip_window(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
+    def flip_window(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
         """l_inf: +-2 eps, a sign per channel, on one window of the best point, back into ball and box."""
         height, width, channels = x.shape[1:]
 
@@ -196,7 +196,7 @@ class Square:
             return jnp.clip(e.x + threat.per_example(e.eps, delta) * unit, 0.0, 1.0)
         return threat.project_l1_box(e.x + delta, e.x, e.eps * (1.0 - 1e-6))
 
-    def _move_mass(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
+    def move_mass(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
         """l_2 and l_1: the perturbation of window 2, and what the budget has left, goes into window 1."""
         height, width, channels = x.shape[1:]
         tables, index = self._tables(height, width)

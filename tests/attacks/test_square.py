@@ -48,7 +48,7 @@ def test_a_query_reaches_the_last_row_and_column(norm):
     eps, ids = np.full(n, EPS[norm], np.float32), np.arange(n, dtype=np.int32)
     e = Example(*map(jnp.asarray, (x, zeros, eps, ids, zeros, zeros)))
     start = jax.jit(attack.begin)(e, KEY).x
-    propose = attack._flip_window if norm == "linf" else attack._move_mass
+    propose = attack.flip_window if norm == "linf" else attack.move_mass
     new = jax.jit(lambda start: propose(start, e, e.keys(KEY), jnp.full(n, 3)))(start)
     touched = np.any(np.abs(np.asarray(new - start)) > 1e-6, (0, 3))
     assert touched.all()
@@ -112,7 +112,7 @@ def test_mass_moves_as_the_formula_says(norm):
     delta = rng.normal(size=x.shape).astype(np.float32)
     delta *= (0.7 * eps / np.linalg.norm(delta.reshape(n, -1), order, axis=-1))[:, None, None, None]
     keys = e.keys(KEY)
-    moved = np.asarray(jax.jit(attack._move_mass)(x + delta, e, keys, jnp.full(n, side)) - x)
+    moved = np.asarray(jax.jit(attack.move_mass)(x + delta, e, keys, jnp.full(n, side)) - x)
 
     def length(values):
         return np.linalg.norm(values.reshape(-1), order)

@@ -41,19 +41,20 @@ def test_outcomes_do_not_depend_on_batches_or_devices(split):
 
 
 def test_outcome_is_that_of_the_attack_itself(split):
-    """By hand, with the key that the row's name gives."""
-    outcome = evaluate.attack_dataset(network, ATTACK, split, seed=3)
+    """By hand, with the key that the row's name gives; of a random start alone, so that the seed shows."""
+    start = evaluate.pgd_attack("start", norm="linf", eps=0.05, steps=0, step_size=0.01)
+    outcome = evaluate.attack_dataset(network, start, split, seed=3)
     x, y = to_float(jnp.asarray(split.image)), jnp.asarray(split.label)
     from advjax.attacks import pgd
     from advjax.evaluate.attack_dataset import attack_key
 
     def by_hand(seed):
-        x_adv = pgd(network, attack_key(seed, "pgd3"), x, y, norm="linf", eps=0.02, steps=3, step_size=0.01)
+        x_adv = pgd(network, attack_key(seed, "start"), x, y, norm="linf", eps=0.05, steps=0, step_size=0.01)
         return losses.correct(network(x_adv), y) > 0
 
     np.testing.assert_array_equal(outcome.robust, by_hand(3))
     assert not np.array_equal(outcome.robust, by_hand(4))
-    np.testing.assert_array_equal(evaluate.attack_dataset(network, ATTACK, split, seed=4).robust, by_hand(4))
+    np.testing.assert_array_equal(evaluate.attack_dataset(network, start, split, seed=4).robust, by_hand(4))
     for seed in (2**32, -1, 1.5, True):
         with pytest.raises(InputError, match="seed must be a whole number from 0 to 4294967295"):
             evaluate.attack_dataset(network, ATTACK, split, seed=seed)
