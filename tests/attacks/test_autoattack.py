@@ -161,7 +161,7 @@ def test_flag_of_zero_gradients():
     def quantised(x):
         return F(jnp.round(x * 8) / 8)
 
-    y = np.argmax(quantised(X[:8]), -1).astype(np.int32)
+    y = np.array(np.argmax(quantised(X[:8]), -1), np.int32)
     y[:2] = (y[:2] + 1) % 10
     dlr = (Stage("apgd_dlr", APGD("linf", "dlr", 3, stop=True)),)
     flags = cascade(quantised, KEY, X[:8], y, **{**ONE, "attacks": dlr}).flags
