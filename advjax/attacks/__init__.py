@@ -5,7 +5,7 @@ from advjax.attacks.autoattack import AutoAttackResult, Stage, autoattack, casca
 from advjax.attacks.cw import CWResult, cw_l2
 from advjax.attacks.engine.record import read_record
 from advjax.attacks.fab import FABResult, fab
-from advjax.attacks.pgd import maximize, objective_of, pgd
+from advjax.attacks.pgd import fgsm, maximize, mi_fgsm, objective_of, pgd
 from advjax.attacks.square import SquareResult, square
 
 __all__ = [
@@ -20,7 +20,9 @@ __all__ = [
     "cascade",
     "cw_l2",
     "fab",
+    "fgsm",
     "maximize",
+    "mi_fgsm",
     "objective_of",
     "pgd",
     "read_record",

@@ -15,6 +15,7 @@ from advjax import threat
 from advjax.attacks.engine.batching import run_alone
 from advjax.attacks.engine.inputs import check_count
 from advjax.attacks.engine.oracle import LOSSES, Example, Oracle, loss_for, prepare, select
+from advjax.attacks.engine.show import summary
 from advjax.errors import InputError, unknown
 
 
@@ -255,6 +256,9 @@ class APGDResult(NamedTuple):
     success: jax.Array
     best: jax.Array
     loss: jax.Array
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 def apgd(

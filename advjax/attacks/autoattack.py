@@ -22,6 +22,7 @@ from advjax.attacks.engine.inputs import NON_FINITE, check_choice, check_count, 
 from advjax.attacks.engine.loops import repeat
 from advjax.attacks.engine.oracle import Oracle, is_wrong, loss_for, prepare
 from advjax.attacks.engine.record import Record, checksum
+from advjax.attacks.engine.show import table
 from advjax.attacks.fab import FAB
 from advjax.attacks.square import Square
 from advjax.errors import InputError, unknown
@@ -110,6 +111,9 @@ class AutoAttackResult(NamedTuple):
     seconds: dict[str, float]
     flags: dict[str, str]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return table(self)
 
 
 def autoattack(

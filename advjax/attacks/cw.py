@@ -14,6 +14,7 @@ from advjax import threat
 from advjax.attacks.engine.batching import run_alone
 from advjax.attacks.engine.inputs import check_count
 from advjax.attacks.engine.oracle import Example, Oracle, prepare, select
+from advjax.attacks.engine.show import summary
 from advjax.numbers import check_range, number
 
 
@@ -130,6 +131,9 @@ class CWResult(NamedTuple):
     x_adv: jax.Array
     success: jax.Array
     distance: jax.Array
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 def cw_l2(

@@ -13,6 +13,7 @@ from advjax import threat
 from advjax.attacks.engine.batching import run_alone
 from advjax.attacks.engine.inputs import check_count
 from advjax.attacks.engine.oracle import Example, Oracle, fold, prepare, select
+from advjax.attacks.engine.show import summary
 
 
 def move_to_hyperplane(point: jax.Array, w: jax.Array, b: jax.Array, norm: str) -> jax.Array:
@@ -221,6 +222,9 @@ class FABResult(NamedTuple):
     x_adv: jax.Array
     success: jax.Array
     distance: jax.Array
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 def fab(

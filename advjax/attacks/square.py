@@ -18,6 +18,7 @@ from advjax import threat
 from advjax.attacks.engine.batching import run_alone
 from advjax.attacks.engine.inputs import check_count
 from advjax.attacks.engine.oracle import Example, Oracle, prepare, select
+from advjax.attacks.engine.show import summary
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
@@ -273,6 +274,9 @@ class SquareResult(NamedTuple):
     queries: jax.Array
     best: jax.Array
     margin: jax.Array
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 def square(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax.attacks import autoattack, cascade
+from advjax.attacks import apgd, autoattack, cascade
 from advjax.attacks.apgd import APGD
 from advjax.attacks.autoattack import VERSIONS, Stage, stage
 from advjax.attacks.engine.flags import masking
@@ -247,6 +247,15 @@ def test_search_in_bfloat16_counts_only_float32_successes():
     assert abs(low.robust.mean() - full.robust.mean()) < 0.1
     # the search really ran in low precision
     assert not np.array_equal(low.x_adv, full.x_adv)
+
+
+def test_results_print_as_lines():
+    lines = repr(cascade(F, KEY, X, Y, **ONE)).splitlines()
+    assert lines[0].split() == ["attack", "accuracy", "broken", "seconds"]
+    assert lines[1].split()[:3] == ["clean", "95.31%", "3"] and lines[2].startswith("apgd_ce ")
+    assert len(lines) == 4 and lines[3].endswith("backwards per image")
+    one = apgd(F, KEY, X[:4], Y[:4], norm="linf", eps=EPS, steps=2)
+    assert repr(one).splitlines()[0].startswith("APGDResult, ") and "x_adv      float32 [4, 6, 5, 2]" in repr(one)
 
 
 def test_epsilon_zero_is_the_clean_accuracy():

@@ -136,6 +136,39 @@ def test_fractions_lists_and_numpy_arrays_are_what_they_say():
     np.testing.assert_allclose(lists, expected, atol=1e-6)
 
 
+def test_fgsm_and_mi_fgsm_by_hand():
+    """One signed gradient; a momentum of gradients of unit l_1 norm, stepped eps/steps at a time."""
+
+    def gradient(x):
+        return jax.grad(lambda x: losses.cross_entropy(wavy(x), Y).sum())(x)
+
+    once = attacks.fgsm(wavy, KEY, X, Y, eps="8/255")
+    np.testing.assert_allclose(once, jnp.clip(X + 8 / 255 * jnp.sign(gradient(X)), 0, 1), atol=1e-6)
+    x, momentum = X, 0.0
+    for _ in range(3):
+        g = gradient(x)
+        momentum = 0.7 * momentum + g / jnp.sum(jnp.abs(g), (1, 2, 3), keepdims=True)
+        x = jnp.clip(jnp.clip(x + 0.1 * jnp.sign(momentum), X - 0.3, X + 0.3), 0, 1)
+    options = {"eps": 0.3, "steps": 3}
+    np.testing.assert_allclose(attacks.mi_fgsm(wavy, KEY, X, Y, decay=0.7, **options), x, atol=1e-6)
+    plain = attacks.pgd(wavy, KEY, X, Y, step_size=0.1, start="none", **options)
+    np.testing.assert_allclose(attacks.mi_fgsm(wavy, KEY, X, Y, decay=0.0, **options), plain, atol=1e-6)
+    assert not np.allclose(x, plain)
+
+
+@pytest.mark.parametrize("objective", ["ce", "margin"])
+def test_targeted_attacks_go_where_they_are_told(objective):
+    goal = jnp.argmin(wavy(X), -1)
+    options = settings(eps=0.3, step_size=0.05, steps=10, objective=objective, targeted=True)
+    reached = [attacks.pgd(wavy, KEY, X, goal, **options, **more) for more in ({}, {"restarts": 2}, {"freeze": True})]
+    for x_adv in reached:
+        assert losses.correct(wavy(x_adv), goal).mean() > 0.8
+    assert (losses.correct(wavy(reached[1]), goal) >= losses.correct(wavy(reached[0]), goal)).all()
+    done = jnp.argmax(wavy(X), -1)  # reached already, so that nothing moves
+    still = attacks.pgd(wavy, KEY, X, done, **{**options, "start": "none"}, freeze=True)
+    np.testing.assert_array_equal(still, X)
+
+
 def test_kl_objective_moves_away_from_given_probabilities():
     p = jax.nn.softmax(wavy(X))
     x_adv = attacks.pgd(wavy, KEY, X, p, objective="kl", **settings())
