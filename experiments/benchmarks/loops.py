@@ -40,7 +40,7 @@ def main() -> None:
 
     def once(i, x_adv, logits_fn):
         objective = as_partial(objective_of(logits_fn, y, losses.cross_entropy))
-        return step(i, (x_adv, ()), objective, x, 8 / 255, 2 / 255, key, ids)[0]
+        return step(i, (x_adv, (), ()), objective, x, 8 / 255, 2 / 255, key, ids)[0]
 
     @jit
     def in_loop(logits_fn, x):
