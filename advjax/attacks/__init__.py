@@ -5,6 +5,7 @@ from advjax.attacks.autoattack import AutoAttackResult, Stage, autoattack, casca
 from advjax.attacks.cw import CWResult, cw_l2
 from advjax.attacks.engine.record import read_record
 from advjax.attacks.fab import FABResult, fab
+from advjax.attacks.malt import malt_targets
 from advjax.attacks.pgd import fgsm, maximize, mi_fgsm, objective_of, pgd
 from advjax.attacks.square import SquareResult, square
 
@@ -21,6 +22,7 @@ __all__ = [
     "cw_l2",
     "fab",
     "fgsm",
+    "malt_targets",
     "maximize",
     "mi_fgsm",
     "objective_of",

@@ -20,10 +20,11 @@ from advjax.attacks.engine.batching import Attempt, Images, LoopBody, run_all
 from advjax.attacks.engine.identity import identity, uses_gradients
 from advjax.attacks.engine.inputs import NON_FINITE, check_choice, check_count, default_ids
 from advjax.attacks.engine.loops import repeat
-from advjax.attacks.engine.oracle import Oracle, is_wrong, loss_for, prepare
+from advjax.attacks.engine.oracle import Example, Oracle, is_wrong, loss_for, prepare
 from advjax.attacks.engine.record import Record, checksum
 from advjax.attacks.engine.show import table
 from advjax.attacks.fab import FAB
+from advjax.attacks.malt import nearest_classes
 from advjax.attacks.square import Square
 from advjax.errors import InputError, unknown
 from advjax.parallel import Devices
@@ -200,6 +201,7 @@ def cascade(
     norm: str,
     eps: float,
     attacks: Sequence[str | Stage],
+    targets: str = "logits",
     batch_size: int = 0,
     ids: jax.Array | None = None,
     eot_samples: int = 1,
@@ -215,6 +217,8 @@ def cascade(
 
     Args:
         attacks: names (`stage`) or `Stage`s, in their order.
+        targets: what targeted attacks aim at: `"logits"`, the likeliest wrong classes, as AutoAttack, or `"malt"`, the
+            nearest ones (`malt_targets`).
         eot_samples: forwards over which gradients are averaged and verdicts voted on.
         logits_fn, key, x, y, norm, eps, batch_size, ids, stochastic, search_dtype, record_path, network_hash, non_finite,
             devices, progress: as in `autoattack`.
@@ -230,6 +234,9 @@ def cascade(
         raise InputError("eps must be one number for all images")
     check_count(eot_samples, "eot_samples", 1)
     check_choice(non_finite, "non_finite", NON_FINITE)
+    check_choice(targets, "targets", ("logits", "malt"))
+    if targets == "malt" and stochastic:
+        raise InputError("targets 'malt' is for networks that are not stochastic")
     stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
     example_ids = np.asarray(default_ids(ids, len(x)))
     if len(np.unique(example_ids)) < len(x):
@@ -241,12 +248,13 @@ def cascade(
     run = _Cascade(
         place.replicate(Oracle(logits_fn, stochastic, eot_samples, search_dtype, non_finite)),
         place.replicate(key), images, stages, num_classes, place.batch_size(batch_size), place,
-        progress or (lambda *_: None),
+        progress or (lambda *_: None), norm if targets == "malt" else None,
     )  # fmt: skip
     config = {
         "norm": norm, "eps": float(eps), "attacks": {s.name: f"{s.attack!r} x {s.trials}" for s in stages},
         "classes": num_classes, "eot_samples": eot_samples, "stochastic": stochastic, "search_dtype": search_dtype,
-        "non_finite": non_finite, "key": np.asarray(jax.random.key_data(key)).tolist(), "network": network_hash,
+        "non_finite": non_finite, "targets": targets, "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "network": network_hash,
     }  # fmt: skip
     if record_path is not None:
         config |= identity(logits_fn, x.shape[1:], stochastic=stochastic)
@@ -285,9 +293,10 @@ class _Cascade:
     attempt that succeeds, whichever is known first, so that nothing depends on how attempts met in batches.
     """
 
-    def __init__(self, oracle, key, images: Images, stages, num_classes, batch_size, devices, progress):
+    def __init__(self, oracle, key, images: Images, stages, num_classes, batch_size, devices, progress, malt):
         self.oracle, self.key, self.images, self.stages = oracle, key, images, stages
         self.num_classes, self.batch_size, self.devices, self.progress = num_classes, batch_size, devices, progress
+        self.malt = malt  # the norm in which targets are the nearest classes; None: they are the likeliest
         self.first_rank = np.cumsum([0] + [s.trials for s in stages])
         n = len(images.x)
         self.survived = int(self.first_rank[-1])
@@ -322,7 +331,7 @@ class _Cascade:
             like_probabilities &= bool(flag.are_probabilities(logits).all())
             first_logits = logits[0] if first_logits is None else first_logits
             constant &= bool((logits == first_logits).all())
-            targets.append(np.argsort(-logits, -1, kind="stable")[:, 1:10].astype(np.int32))
+            targets.append(self._targets(e, logits)[: len(rows)])
             wrong.append(off)
         self.images = images._replace(targets=np.concatenate(targets))
         if like_probabilities:
@@ -337,6 +346,14 @@ class _Cascade:
         self._recall_clean(record)
         self.broken_at[self.wrong] = -1
         self.seconds["clean"] = time.perf_counter() - begin
+
+    def _targets(self, e: Example, logits: np.ndarray) -> np.ndarray:
+        """The classes that trials aim at, in their order, [B, T]."""
+        if self.malt is None:
+            return np.argsort(-logits, -1, kind="stable")[:, 1:10].astype(np.int32)
+        candidates = min(100, self.num_classes - 1)
+        options = {"norm": self.malt, "count": min(9, candidates), "candidates": candidates}
+        return np.asarray(nearest_classes(self.oracle.logits_fn, e.x, e.y, **options))
 
     def _recall_clean(self, record: Record) -> None:
         fresh = []
