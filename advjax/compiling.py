@@ -1,4 +1,8 @@
-"""How the programs that cost the time are compiled on CPU: with XLA's own convolutions.
+"""What a program needs that depends on the kind of machine it is for, decided here and nowhere else.
+
+`platform()` says which machine that is: the process's default one, or, inside `for_devices` or `target`, another, such as
+a TPU for which a program is lowered on a machine without any. Networks ask it for the convolution to take, attacks
+whether their loop runs on the device or on the host, and `options` how to compile.
 
 XLA's CPU backend hands single convolutions to YNNPACK by default. In a program with gradients its own are faster: an
 adversarial training step 1.1 to 1.7 times, the input gradient of an unpadded network up to 2.6 times on jax 0.10
@@ -9,8 +13,9 @@ adversarial training step 1.1 to 1.7 times, the input gradient of an unpadded ne
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,17 +24,69 @@ import jax
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 
-@functools.cache
+class _Target:
+    """The platform that was asked for, for releases of JAX without contexts that are part of `jit`'s key."""
+
+    def __init__(self) -> None:
+        self.value: str | None = None
+
+    @contextlib.contextmanager
+    def __call__(self, value: str | None) -> Iterator[None]:
+        before, self.value = self.value, value
+        if before != value:
+            jax.clear_caches()
+        try:
+            yield
+        finally:
+            self.value = before
+            if before != value:
+                jax.clear_caches()
+
+
+# Part of the key under which `jit` keeps programs, so that none made for one platform is taken for another.
+_target = jax.make_user_context(default_value=None) if hasattr(jax, "make_user_context") else _Target()
+
+
+def platform() -> str:
+    """`"cpu"`, `"gpu"` or `"tpu"`: what the program that is being traced, or is about to be, will run on."""
+    return _target.value or jax.default_backend()
+
+
+def target(name: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which programs are traced, lowered and compiled for this platform, whatever the machine has."""
+    # None for the usual case, so that it shares its programs with whoever enters no context.
+    return _target(None if name == jax.default_backend() else name)
+
+
+def for_devices(devices: Sequence[jax.Device]) -> contextlib.AbstractContextManager[Any]:
+    """`target` of the platform of these devices, of one kind."""
+    return target(devices[0].platform)
+
+
+def for_arrays(*trees: Any) -> contextlib.AbstractContextManager[Any]:
+    """`for_devices` of where the first array lies; changes nothing where there is none, under a transformation, say."""
+    leaves = jax.tree.leaves(trees)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return contextlib.nullcontext()
+    found = next((leaf.devices() for leaf in leaves if isinstance(leaf, jax.Array)), None)
+    return for_devices(list(found)) if found else contextlib.nullcontext()
+
+
 def options() -> dict[str, str] | None:
-    """`compiler_options` for `jax.jit`; None on other backends, and where XLA does not know them."""
-    if jax.default_backend() != "cpu":
-        return None
+    """`compiler_options` for `jax.jit`; None on other backends than CPU, and where XLA does not know them."""
+    return CPU_OPTIONS if platform() == "cpu" and known() else None
+
+
+@functools.cache
+def known() -> bool:
+    """Whether this jaxlib knows `CPU_OPTIONS`."""
     try:
         # The option is experimental: a later jaxlib may drop it, and then refuses to compile.
-        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError:
-        return None
-    return CPU_OPTIONS
+        return False
+    return True
 
 
 def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
@@ -37,12 +94,12 @@ def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
 
     # The backend is not known, and must not be started, while modules are imported.
     @functools.cache
-    def compiled() -> Callable[..., Any]:
+    def compiled(platform: str) -> Callable[..., Any]:
         return jax.jit(function, compiler_options=options(), **arguments)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return compiled()(*args, **kwargs)
+        return compiled(platform())(*args, **kwargs)
 
     return call
 
@@ -52,20 +109,23 @@ class Mapped:
 
     Args:
         mapped: what `jax.pmap` or `jax.jit` returned. Calls after the first have the same shapes.
+        devices: where it runs, which says what it is compiled for.
     """
 
-    def __init__(self, mapped: Any) -> None:
-        self._mapped = mapped
-        self._program: Callable[..., Any] | None = None
+    def __init__(self, mapped: Any, devices: Sequence[jax.Device]) -> None:
+        self._mapped, self._devices = mapped, devices
+        self.program: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         """The result of `mapped`."""
-        if self._program is None:
+        if self.program is None:
             if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
                 return self._mapped(*args)
-            self._program = self.lower(*args).compile(compiler_options=options())
-        return self._program(*args)
+            with for_devices(self._devices):
+                self.program = self.lower(*args).compile(compiler_options=options())
+        return self.program(*args)
 
     def lower(self, *args: Any) -> Any:
         """The lowered `mapped`, as `jax.jit(...).lower` gives it, for arguments of these shapes."""
-        return self._mapped.lower(*args)
+        with for_devices(self._devices):
+            return self._mapped.lower(*args)

@@ -40,6 +40,7 @@ class Choice:
 
     kind: str
     names: Callable[[], Iterable[str]]
+    open: bool = False  # whether `package.module:Object` is allowed, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +94,8 @@ def one_of(*names: str, kind: str = "choice") -> Choice:
 
 
 def chosen_from(kind: str, names: Callable[[], Iterable[str]]) -> Choice:
-    """One of the names of a registry, which is looked at only when a value is checked."""
-    return Choice(kind, names)
+    """One of the names of a registry, looked at only when a value is checked, or an object from outside."""
+    return Choice(kind, names, open=True)
 
 
 # Seeds become uint32 words of a random key: a larger one would be cut in silence.
@@ -194,7 +195,7 @@ def obey(value: Any, rule: AnyRule, name: str) -> None:
         return
     if isinstance(rule, Choice):
         names = tuple(rule.names())
-        if value not in names and not (isinstance(value, str) and ":" in value):
+        if value not in names and not (rule.open and isinstance(value, str) and ":" in value):
             raise unknown(rule.kind, value, names, name)
         return
     for each in value if isinstance(value, tuple) else (value,):

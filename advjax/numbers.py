@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 from advjax.errors import InputError
@@ -26,6 +27,13 @@ def number(value: Number, field: str = "number") -> float:
     if not abs(result) < float("inf"):
         raise InputError(f"must be a number or a fraction such as 8/255, it is {value!r}", field)
     return result
+
+
+def check_range(value: float, field: str, low: float = 0.0, high: float = math.inf) -> None:
+    """Raises `InputError` unless low <= value <= high."""
+    if not low <= value <= high:
+        allowed = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
+        raise InputError(f"must be {allowed}, it is {value}", field)
 
 
 def text(value: Number) -> str:

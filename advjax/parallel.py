@@ -1,4 +1,4 @@
-"""Devices: the only module that knows how a step is mapped over them.
+"""Devices: the only module that knows how work is laid out over them, a step's and an attack's.
 
 `pmap` is a thin layer over `jit` and `shard_map` since JAX 0.8. Steps are written as per-device functions with the
 named axis `AXIS`, so that either maps them.
@@ -6,7 +6,9 @@ named axis `AXIS`, so that either maps them.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,14 +66,14 @@ def map_step(function: Callable, devices: Sequence[jax.Device], mapping: str = "
         mapped = jax.pmap(
             function, axis_name=AXIS, devices=list(devices), in_axes=axes, out_axes=None, donate_argnums=0
         )
-        return compiling.Mapped(mapped)
+        return compiling.Mapped(mapped, devices)
 
     def of_share(*args):
         return function(*args[:-1], jax.tree.map(lambda leaf: leaf[0], args[-1]))
 
     specs = (*[PartitionSpec()] * (count - 1), PartitionSpec(AXIS))
     sharded = jax.shard_map(of_share, mesh=_mesh(devices), in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
-    return compiling.Mapped(jax.jit(sharded, donate_argnums=0))
+    return compiling.Mapped(jax.jit(sharded, donate_argnums=0), devices)
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
@@ -107,21 +109,96 @@ def pmax(tree: Any) -> Any:
     return jax.lax.pmax(jax.lax.stop_gradient(tree), AXIS)
 
 
-def shard_batch(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Arrays [B, ...] laid out over the devices along B, a multiple of their number, for functions under `jit`."""
-    if len(devices) == 1:
-        return jax.device_put(tree, devices[0])
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
-
-
-def replicate_for_jit(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Arrays on every device, without a leading axis, for functions under plain `jit`."""
-    if len(devices) == 1:
-        return jax.device_put(tree, devices[0])
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
-
-
 @jax.jit
 def add(total: Any, more: Any) -> Any:
     """Adds two pytrees leaf by leaf, wherever they live."""
     return jax.tree.map(jnp.add, total, more)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A function of (i, state, examples, oracle, key) whose state and examples lie over a mesh by rows.
+
+    Each device runs the program of its own share; equal for equal functions and meshes.
+    """
+
+    body: Callable[..., Any]
+    mesh: Mesh
+
+    def __call__(self, i, state, examples, oracle, key):
+        batch, everywhere = PartitionSpec(AXIS), PartitionSpec()
+        return jax.shard_map(
+            self.body,
+            mesh=self.mesh,
+            in_specs=(everywhere, batch, batch, everywhere, everywhere),
+            out_specs=batch,
+            check_vma=False,
+        )(jnp.asarray(i), state, examples, oracle, key)
+
+
+class Devices:
+    """Where the batches of functions under `jit` live: over some devices by rows, or on the only one.
+
+    Args:
+        devices: those to use; all local ones if absent.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
+        self.devices = list(devices or local_devices())
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    @property
+    def mesh(self) -> Mesh:
+        """Their mesh, of the one axis `AXIS`."""
+        return _mesh(self.devices)
+
+    def batch_size(self, asked: int) -> int:
+        """The rows of a batch: `asked`, or where it is 0 what suits the devices.
+
+        On CPU that is 128 for each: beyond it, the memory of a small network's gradient is no longer kept from call to
+        call, and fetching it anew from the system takes a sixth of the time; larger networks do not mind.
+
+        Raises:
+            InputError: it is no whole number, or negative.
+        """
+        if isinstance(asked, bool) or not isinstance(asked, numbers.Integral) or asked < 0:
+            raise InputError(f"batch_size must be at least 1, or 0 for what suits the machine; it is {asked!r}")
+        return int(asked) or (128 if self.devices[0].platform == "cpu" else 500) * len(self)
+
+    def round_up(self, rows: int) -> int:
+        """The least multiple of the number of devices that is not below `rows`."""
+        return -(-rows // len(self)) * len(self)
+
+    def sizes(self, batch_size: int, most: int) -> list[int]:
+        """The static batch sizes, largest first, each a multiple of the number of devices.
+
+        The largest is `batch_size`, or less where that takes no more batches for all the work (in steps of a sixteenth,
+        so that calls with slightly different work share their programs); the others are its halves.
+
+        Args:
+            batch_size: what the user asked for.
+            most: number of rows that there ever is work for.
+        """
+        step = -(-batch_size // 16)
+        batches = max(-(-most // batch_size), 1)
+        even = -(-most // batches)
+        top = max(min(batch_size, -(-even // step) * step), 1)
+        sizes = {self.round_up(-(-top // 2**level)) for level in range(4)}
+        return sorted((size for size in sizes if size >= min(top, 8)), reverse=True)
+
+    def spread(self, body: Callable[..., Any]) -> Callable[..., Any]:
+        """`body`, spread over the devices if there are several."""
+        return Spread(body, self.mesh) if len(self) > 1 else body
+
+    def shard(self, tree: Any) -> Any:
+        """[B, ...] arrays, spread over the devices by rows; B is a multiple of their number."""
+        return self._put(tree, PartitionSpec(AXIS))
+
+    def replicate(self, tree: Any) -> Any:
+        """Arrays, on every device, without a leading axis."""
+        return self._put(tree, PartitionSpec())
+
+    def _put(self, tree: Any, spec: PartitionSpec) -> Any:
+        return jax.device_put(tree, self.devices[0] if len(self) == 1 else NamedSharding(self.mesh, spec))

@@ -29,7 +29,7 @@ def canonical_norm(norm: object) -> str:
     name = str(norm).lower().replace("_", "").replace("∞", "inf")
     name = _ALIASES.get(name, name)
     if name not in NORMS:
-        raise unknown("norm (attack.norm)", norm, NORMS)
+        raise unknown("norm", norm, NORMS)
     return name
 
 
@@ -208,7 +208,7 @@ def random_start(
         [B, ...]; only `"uniform"` is sure to lie in the box, and `"normal"` in neither ball nor box for a tiny `eps`.
     """
     if kind not in STARTS:
-        raise unknown("start (attack.start)", kind, STARTS)
+        raise unknown("start", kind, STARTS)
     if kind == "none":
         return x
     keys = example_keys(key, ids)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import advjax
 from advjax import data, evaluate, models, parallel, threat
-from advjax.attacks.inputs import check_radius
+from advjax.attacks.engine.inputs import check_radius
 from advjax.errors import InputError
 from advjax.numbers import number
 from advjax.runs import Config, compilation_cache

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import compiling, parallel
+from advjax import attacks, compiling, models, parallel
 
 X = jnp.linspace(0.0, 1.0, 4 * 12 * 12 * 16).reshape(4, 12, 12, 16)
 KERNEL = jnp.linspace(-1.0, 1.0, 9 * 16 * 16).reshape(3, 3, 16, 16)
@@ -19,13 +19,18 @@ def convolution(x, kernel):
 
 @pytest.fixture
 def fresh():
-    compiling.options.cache_clear()
+    compiling.known.cache_clear()
     yield
-    compiling.options.cache_clear()
+    compiling.known.cache_clear()
 
 
 def in_ynnpack(program) -> bool:
     return "ynn" in program.as_text()
+
+
+def on_share(kernel, x):
+    """A step of one device that gives the sum over devices."""
+    return parallel.psum(convolution(x, kernel))
 
 
 def test_this_jaxlib_knows_the_options():
@@ -37,18 +42,18 @@ def test_mapped_and_jitted_programs_keep_xlas_convolutions():
     if not in_ynnpack(jax.jit(convolution).lower(X, KERNEL).compile()):
         pytest.skip("this jaxlib has no YNNPACK convolutions by default")
     assert not in_ynnpack(jax.jit(convolution, compiler_options=compiling.options()).lower(X, KERNEL).compile())
-    mapped = parallel.pmap(convolution, jax.devices()[:2])
-    mapped(jnp.stack([X, X]), jnp.stack([KERNEL, KERNEL]))
-    assert not in_ynnpack(mapped._program)
+    mapped = parallel.map_step(on_share, jax.devices()[:2])
+    mapped(KERNEL, np.stack([X, X]))
+    assert not in_ynnpack(mapped.program)
 
 
 def test_same_values():
     expected = convolution(X, KERNEL)
     np.testing.assert_allclose(compiling.jit(convolution)(X, KERNEL), expected, rtol=1e-4, atol=1e-4)
-    mapped = parallel.pmap(convolution, jax.devices()[:2])
+    mapped = parallel.map_step(on_share, jax.devices()[:2])
     for _ in range(2):
-        twice = mapped(jnp.stack([X, -X]), jnp.stack([KERNEL, KERNEL]))
-        np.testing.assert_allclose(twice, jnp.stack([expected, -expected]), rtol=1e-4, atol=1e-4)
+        total = mapped(jnp.array(KERNEL), np.stack([X, -3 * X]))
+        np.testing.assert_allclose(total, -2 * expected, rtol=1e-4, atol=1e-3)
 
 
 def test_jit_passes_its_arguments_on():
@@ -66,9 +71,42 @@ def test_an_option_that_xla_does_not_know_is_left_out(fresh, monkeypatch):
     np.testing.assert_allclose(compiling.jit(jnp.sin)(X), jnp.sin(X))
 
 
-def test_other_backends_get_none(fresh, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert compiling.options() is None
+def test_other_platforms_get_none_and_programs_of_their_own():
+    """What was traced for one platform is never taken for another; for the machine's own it is what is there already."""
+
+    @jax.jit
+    def which(x):
+        seen.append(compiling.platform())
+        return x
+
+    seen = []
+    which(X)
+    for _ in range(2):
+        with compiling.target("tpu"):
+            assert compiling.options() is None
+            which(X)
+        with compiling.for_devices(jax.devices()):
+            which(X)
+    assert seen == ["cpu", "tpu"]
+    with compiling.target("tpu"), compiling.for_arrays(X, None):
+        assert compiling.platform() == "cpu"
+
+
+def test_a_program_for_a_tpu_is_lowered_on_a_machine_without_one():
+    """Its attack is one loop, and none of its convolutions is the one that only XLA's CPU backend needs."""
+    module = models.create("tiny_cnn", 10)
+    variables = jax.eval_shape(lambda: models.init(module, jax.random.key(0), (8, 8, 1)))
+
+    def program(variables, x, y):
+        options = {"norm": "linf", "eps": 0.1, "step_size": 0.05, "steps": 3}
+        return attacks.pgd(models.logits_fn(module, variables), jax.random.key(0), x, y, **options)
+
+    arguments = variables, jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
+    here = jax.jit(program).trace(*arguments).lower().as_text()
+    with compiling.target("tpu"):
+        there = jax.jit(program).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+    assert "optimization_barrier" in here
+    assert "optimization_barrier" not in there and "stablehlo.while" in there
 
 
 def test_importing_starts_no_backend():

@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(advjax.__file__).parent
 # From the ground up; a module may import from its own floor and from those below it.
 FLOORS = [
     ["errors", "version"],
-    ["numbers", "files"],
+    ["numbers", "files", "seeds"],
     ["fields", "plugins"],
     ["compiling"],
     ["parallel"],

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import threat
-from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import LOSSES, Example, Oracle, loss_for, prepare, select
+from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.inputs import check_count
+from advjax.attacks.engine.oracle import LOSSES, Example, Oracle, loss_for, prepare, select
+from advjax.attacks.engine.show import summary
 from advjax.errors import InputError, unknown
 
 
@@ -26,6 +28,7 @@ class APGDState(NamedTuple):
         success: whether a misclassified point was found (l_1: in the last stage).
         x_adv: the last misclassified point (the first, if the attack stops there); the clean image without one.
         zero_gradient: whether the gradient at the (first) start was zero.
+        non_finite: whether logits were NaN or infinite at a point in the ball.
         x, x_prev: the current point and the one before it.
         gradient: at `x`.
         best, best_gradient, best_value: the point of largest loss, the gradient and loss there.
@@ -44,6 +47,7 @@ class APGDState(NamedTuple):
     success: jax.Array
     x_adv: jax.Array
     zero_gradient: jax.Array
+    non_finite: jax.Array
     x: jax.Array
     x_prev: jax.Array
     gradient: jax.Array
@@ -128,9 +132,9 @@ class APGD:
         number, yes = jnp.zeros(len(e.x)), jnp.zeros(len(e.x), bool)
         count, image = jnp.zeros(len(e.x), jnp.int32), jnp.zeros_like(e.x)
         return APGDState(
-            ticks=count, done=yes, success=yes, x_adv=e.x, zero_gradient=yes, x=start, x_prev=start, gradient=image,
-            best=start, best_gradient=image, best_value=number, value=number, step=number, check=count, period=count,
-            rises=count, halved=yes, best_at_check=number, share=number, sparsity=number,
+            ticks=count, done=yes, success=yes, x_adv=e.x, zero_gradient=yes, non_finite=yes, x=start, x_prev=start,
+            gradient=image, best=start, best_gradient=image, best_value=number, value=number, step=number, check=count,
+            period=count, rises=count, halved=yes, best_at_check=number, share=number, sparsity=number,
         )  # fmt: skip
 
     def __call__(self, _, state: APGDState, e: Example, oracle: Oracle, key: jax.Array) -> APGDState:
@@ -143,7 +147,7 @@ class APGD:
         last_stage = stage == len(self.stages) - 1
 
         x = self._move(state, e, radius, step_number)
-        value, wrong, gradient = oracle.gradient(self.loss, x, e, oracle.keys(e, key, state.ticks))
+        (value, wrong, strange), gradient = oracle.gradient(self.loss, x, e, oracle.keys(e, key, state.ticks))
 
         success = wrong & last_stage
         better = starting | (value > state.best_value)
@@ -152,6 +156,7 @@ class APGD:
             success=state.success | success,
             x_adv=select(success, x, state.x_adv),
             zero_gradient=jnp.where(state.ticks == 0, threat.norm(gradient, "linf") == 0, state.zero_gradient),
+            non_finite=state.non_finite | (strange & last_stage),
             x=x,
             x_prev=select(starting, x, state.x),
             gradient=gradient,
@@ -161,7 +166,7 @@ class APGD:
             value=jnp.where(starting, 0.0, value),
             rises=state.rises + (value > state.value),
         )
-        adapt = self._adapt_share if self.norm == "l1" else self._adapt_step
+        adapt = self.adapt_share if self.norm == "l1" else self.adapt_step
         new = select(starting, self._start_stage(new, e, radius, stage), adapt(new, e, radius, step_number, stage))
         new = new._replace(done=(new.ticks >= self.ticks) | (new.success if self.stop else False))
         return select(state.done, state, new)
@@ -195,7 +200,7 @@ class APGD:
         period = periods(self.steps)[0] * ones
         return s._replace(step=2.0 * radius, check=period, period=period)
 
-    def _adapt_step(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
+    def adapt_step(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
         """At a checkpoint: halve the step and return to the best point where progress is poor (l_inf and l_2)."""
         _, less, least = periods(self.steps)
         due = step_number == s.check
@@ -213,7 +218,7 @@ class APGD:
             check=jnp.where(due, s.check + period, s.check),
         )
 
-    def _adapt_share(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
+    def adapt_share(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
         """At a checkpoint: the share of moving coordinates follows the best point's sparsity (l_1)."""
         due = step_number == s.check
         sparsity = _l0(s.best - e.x)
@@ -252,6 +257,9 @@ class APGDResult(NamedTuple):
     best: jax.Array
     loss: jax.Array
 
+    def __repr__(self) -> str:
+        return summary(self)
+
 
 def apgd(
     logits_fn: Callable[[jax.Array], jax.Array],
@@ -265,6 +273,7 @@ def apgd(
     loss: str = "ce",
     target: jax.Array | None = None,
     ids: jax.Array | None = None,
+    non_finite: str = "broken",
 ) -> APGDResult:
     """One run of Auto-PGD (Croce and Hein 2020, algorithm 1; l_1: Croce and Hein 2021, algorithm 3).
 
@@ -283,6 +292,7 @@ def apgd(
             the classes are too few for it (DLR three, targeted four).
         target: the classes [B] that a targeted loss aims at.
         ids: example ids [B]; 0..B-1 if absent.
+        non_finite: what logits that are NaN or infinite count as, `"broken"` (adversarial) or `"robust"`.
 
     Returns:
         `APGDResult`; every point lies in the ball and in [0, 1].
@@ -290,13 +300,12 @@ def apgd(
     Raises:
         InputError: bad images, labels, radius or names; a targeted loss without target.
     """
-    logits_fn, norm, num_classes = prepare(logits_fn, x, y, norm, eps)
+    problem = prepare(logits_fn, key, x, y, norm, eps)
     if loss not in LOSSES:
         raise unknown("loss (of APGD)", loss, LOSSES)
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, it is {steps}")
+    check_count(steps, "steps", 1)
     if loss.endswith("targeted") and target is None:
         raise InputError(f"the loss {loss!r} needs target, one class per image")
-    attack = APGD(norm, loss_for(loss, num_classes), steps)
-    state = run_alone(attack, logits_fn, key, x, y, eps, ids, target)
+    attack = APGD(problem.norm, loss_for(loss, problem.num_classes), steps)
+    state = run_alone(attack, problem, key, ids, target, non_finite=non_finite)
     return APGDResult(state.x_adv, state.success, state.best, state.best_value)

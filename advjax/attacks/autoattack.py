@@ -13,16 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.attacks import flags as flag
+from advjax import compiling
 from advjax.attacks.apgd import APGD
-from advjax.attacks.batching import Attack, Devices, Images, Outcome, rows_at_once, run_all
+from advjax.attacks.engine import flags as flag
+from advjax.attacks.engine.batching import Attempt, Images, LoopBody, run_all
+from advjax.attacks.engine.identity import identity, uses_gradients
+from advjax.attacks.engine.inputs import NON_FINITE, check_choice, check_count, default_ids
+from advjax.attacks.engine.loops import repeat
+from advjax.attacks.engine.oracle import Example, Oracle, is_wrong, loss_for, prepare
+from advjax.attacks.engine.record import Record, checksum
+from advjax.attacks.engine.show import table
 from advjax.attacks.fab import FAB
-from advjax.attacks.inputs import default_ids
-from advjax.attacks.loops import repeat
-from advjax.attacks.oracle import Oracle, is_wrong, loss_for, prepare
-from advjax.attacks.record import Record
+from advjax.attacks.malt import nearest_classes
 from advjax.attacks.square import Square
 from advjax.errors import InputError, unknown
+from advjax.parallel import Devices
 
 VERSIONS = {
     "fast": ("apgd_ce", "apgd_t"),
@@ -30,7 +35,7 @@ VERSIONS = {
     "plus": ("apgd_ce_5", "apgd_dlr_5", "fab_5", "square", "apgd_t", "fab_t"),
     "rand": ("apgd_ce", "apgd_dlr"),
 }
-RAND_DRAWS = 20
+RAND_EOT_SAMPLES = 20
 
 
 class Stage(NamedTuple):
@@ -43,7 +48,7 @@ class Stage(NamedTuple):
     """
 
     name: str
-    attack: Attack
+    attack: LoopBody
     trials: int = 1
 
 
@@ -92,8 +97,9 @@ class AutoAttackResult(NamedTuple):
             forwards that confirm a success aside; queries of Square that needed none counted).
         backwards: backward passes, likewise, [N].
         seconds: wall-clock of this call by attack, compilation included.
-        flags: reasons not to trust the number, name -> sentence: `randomised`, `probabilities`, `zero_gradient`,
-            `masking` (Square broke what the gradients could not).
+        flags: reasons not to trust the number, name -> sentence: `randomised`, `probabilities`, `constant`, `gradients`
+            (taken by the network itself), `zero_gradient`, `non_finite`, `masking` (Square broke what the gradients
+            could not).
         notes: what was done otherwise than the version's name says, e.g. a loss replaced for want of classes.
     """
 
@@ -107,6 +113,9 @@ class AutoAttackResult(NamedTuple):
     flags: dict[str, str]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return table(self)
+
 
 def autoattack(
     logits_fn: Callable[..., jax.Array],
@@ -119,10 +128,11 @@ def autoattack(
     version: str = "standard",
     batch_size: int = 0,
     ids: jax.Array | None = None,
-    keyed: bool = False,
+    stochastic: bool = False,
     search_dtype: str | None = None,
     record_path: str | os.PathLike | None = None,
     network_hash: str | None = None,
+    non_finite: str = "broken",
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> AutoAttackResult:
@@ -134,9 +144,9 @@ def autoattack(
 
     Differs from the reference in this: an image leaves as soon as it is broken (the first adversarial point is
     returned, not the last); Square draws windows and signs per example over all positions (`advjax.attacks.square`);
-    logits that are not finite never count as a success; with fewer than ten classes there are fewer targets, and below
-    three (targeted: four) the margin replaces the DLR loss; `rand` judges a point by the majority of 20 forwards, and
-    of 20 fresh ones where these call it a success, instead of one.
+    logits that are not finite break an image unless `non_finite` says otherwise; with fewer than ten classes there are
+    fewer targets, and below three (targeted: four) the margin replaces the DLR loss; `rand` judges a point by the
+    majority of 20 forwards, and of 20 fresh ones where these call it a success, instead of one.
 
     Args:
         logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], evaluation mode.
@@ -151,11 +161,14 @@ def autoattack(
         batch_size: images at a time (rounded up to a multiple of the devices); bounds the memory. 0: 128 for every CPU
             device, 500 for every other.
         ids: example ids [N], different from each other; 0..N-1 if absent.
-        keyed: whether the network is randomised, `logits_fn(x, key)`; it then draws per example (`Oracle`).
+        stochastic: whether the network is randomised, `logits_fn(x, key)`; it then draws per example (`Oracle`).
         search_dtype: e.g. `"bfloat16"`: precision of the search. Successes count in float32 only.
         record_path: a file to which every outcome is appended as it is known (`Record`; adversarial images beside it).
-            The same call again goes on from there and ends with the same numbers.
-        network_hash: anything that names the weights, so that a record of others is refused.
+            The same call again goes on from there and ends with the same numbers; with another network, known by its
+            weights or by its logits on fixed images, it is refused.
+        network_hash: a name for the network beside that.
+        non_finite: what NaN or infinite logits of an attacked image count as, `"broken"` or `"robust"` (flagged either
+            way).
         devices: those to use; all local ones if absent.
         progress: called with (attack, attempts settled, attempts in all) as they are.
 
@@ -164,8 +177,9 @@ def autoattack(
 
     Raises:
         InputError: images outside [0, 1], labels that are no classes, fewer than two classes, no images, a negative
-            or too large radius, logits that are not finite on a clean image, `plus` with l_1, equal ids, an unknown
-            version, a record of a different evaluation.
+            or too large radius, no random key, logits that are not finite on a clean image, `plus` with l_1, equal ids,
+            an unknown version, a `logits_fn` that is no JAX function of batches of any size, a record of a different
+            evaluation or network.
     """
     if version not in VERSIONS:
         raise unknown("version (of AutoAttack)", version, VERSIONS)
@@ -173,8 +187,8 @@ def autoattack(
         raise InputError("version 'plus' is defined for linf and l2 only")
     return cascade(
         logits_fn, key, x, y, norm=norm, eps=eps, attacks=VERSIONS[version], batch_size=batch_size, ids=ids,
-        draws=RAND_DRAWS if version == "rand" else 1, keyed=keyed, search_dtype=search_dtype, record_path=record_path,
-        network_hash=network_hash, devices=devices, progress=progress,
+        eot_samples=RAND_EOT_SAMPLES if version == "rand" else 1, stochastic=stochastic, search_dtype=search_dtype,
+        record_path=record_path, network_hash=network_hash, non_finite=non_finite, devices=devices, progress=progress,
     )  # fmt: skip
 
 
@@ -187,13 +201,15 @@ def cascade(
     norm: str,
     eps: float,
     attacks: Sequence[str | Stage],
+    targets: str = "logits",
     batch_size: int = 0,
     ids: jax.Array | None = None,
-    draws: int = 1,
-    keyed: bool = False,
+    eot_samples: int = 1,
+    stochastic: bool = False,
     search_dtype: str | None = None,
     record_path: str | os.PathLike | None = None,
     network_hash: str | None = None,
+    non_finite: str = "broken",
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> AutoAttackResult:
@@ -201,9 +217,11 @@ def cascade(
 
     Args:
         attacks: names (`stage`) or `Stage`s, in their order.
-        draws: forwards over which gradients are averaged and verdicts voted on.
-        logits_fn, key, x, y, norm, eps, batch_size, ids, keyed, search_dtype, record_path, network_hash, devices,
-            progress: as in `autoattack`.
+        targets: what targeted attacks aim at: `"logits"`, the likeliest wrong classes, as AutoAttack, or `"malt"`, the
+            nearest ones (`malt_targets`).
+        eot_samples: forwards over which gradients are averaged and verdicts voted on.
+        logits_fn, key, x, y, norm, eps, batch_size, ids, stochastic, search_dtype, record_path, network_hash, non_finite,
+            devices, progress: as in `autoattack`.
 
     Returns:
         `AutoAttackResult`.
@@ -211,36 +229,42 @@ def cascade(
     Raises:
         InputError: as in `autoattack`.
     """
-    images, labels = np.asarray(x), np.asarray(y)
-    logits_fn, norm, num_classes = prepare(logits_fn, images, labels, norm, eps, keyed=keyed)
-    stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
+    logits_fn, x, y, norm, eps, num_classes = prepare(logits_fn, key, x, y, norm, eps, stochastic=stochastic)
     if np.ndim(eps):
         raise InputError("eps must be one number for all images")
-    example_ids = np.asarray(default_ids(ids, len(images)))
-    if len(np.unique(example_ids)) < len(images):
+    check_count(eot_samples, "eot_samples", 1)
+    check_choice(non_finite, "non_finite", NON_FINITE)
+    check_choice(targets, "targets", ("logits", "malt"))
+    if targets == "malt" and stochastic:
+        raise InputError("targets 'malt' is for networks that are not stochastic")
+    stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
+    example_ids = np.asarray(default_ids(ids, len(x)))
+    if len(np.unique(example_ids)) < len(x):
         raise InputError("ids must differ from each other")
+    images = Images(
+        np.asarray(x, np.float32), np.asarray(y, np.int32), example_ids, np.zeros((len(x), 0), np.int32), float(eps)
+    )
     place = Devices(devices)
-    batch_size = rows_at_once(batch_size, place.devices, "batch_size")
     run = _Cascade(
-        place.replicate(Oracle(logits_fn, keyed, draws, search_dtype)),
-        place.replicate(key),
-        Images(
-            images.astype(np.float32), labels.astype(np.int32), example_ids,
-            np.zeros((len(images), 0), np.int32), float(eps),
-        ),
-        stages, num_classes, batch_size, place, progress or (lambda *_: None),
+        place.replicate(Oracle(logits_fn, stochastic, eot_samples, search_dtype, non_finite)),
+        place.replicate(key), images, stages, num_classes, place.batch_size(batch_size), place,
+        progress or (lambda *_: None), norm if targets == "malt" else None,
     )  # fmt: skip
     config = {
         "norm": norm, "eps": float(eps), "attacks": {s.name: f"{s.attack!r} x {s.trials}" for s in stages},
-        "classes": num_classes, "draws": draws, "keyed": keyed, "search_dtype": search_dtype,
-        "key": np.asarray(jax.random.key_data(key)).tolist(), "network": network_hash,
+        "classes": num_classes, "eot_samples": eot_samples, "stochastic": stochastic, "search_dtype": search_dtype,
+        "non_finite": non_finite, "targets": targets, "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "network": network_hash,
     }  # fmt: skip
-    record = Record(record_path, config, images.shape[1:])
+    if record_path is not None:
+        config |= identity(logits_fn, x.shape[1:], stochastic=stochastic)
+    record = Record(record_path, config, x.shape[1:])
     try:
-        run.clean(record)
-        if eps > 0:
-            for index in range(len(stages)):
-                run.attack(index, record)
+        with compiling.for_devices(place.devices):
+            run.clean(record)
+            if eps > 0:
+                for index in range(len(stages)):
+                    run.attack(index, record)
     finally:
         record.close()
     return run.result()
@@ -254,8 +278,12 @@ class _Clean:
         keys = oracle.keys(e, key, e.trial)
         logits = oracle.mean_logits(e.x, keys)
         finite = jnp.all(jnp.isfinite(logits), -1)
-        wrong = oracle.vote(e.x, e.y, keys) if oracle.draws > 1 else is_wrong(logits, e.y)
+        wrong, _ = oracle.vote(e.x, e.y, keys) if oracle.eot_samples > 1 else is_wrong(logits, e.y)
         return logits, wrong, finite
+
+
+# What an attempt may raise beside its outcome, in `Attempt`'s order.
+_RAISED = ("zero_gradient", "non_finite")
 
 
 class _Cascade:
@@ -265,9 +293,10 @@ class _Cascade:
     attempt that succeeds, whichever is known first, so that nothing depends on how attempts met in batches.
     """
 
-    def __init__(self, oracle, key, images: Images, stages, num_classes, batch_size, devices, progress):
+    def __init__(self, oracle, key, images: Images, stages, num_classes, batch_size, devices, progress, malt):
         self.oracle, self.key, self.images, self.stages = oracle, key, images, stages
         self.num_classes, self.batch_size, self.devices, self.progress = num_classes, batch_size, devices, progress
+        self.malt = malt  # the norm in which targets are the nearest classes; None: they are the likeliest
         self.first_rank = np.cumsum([0] + [s.trials for s in stages])
         n = len(images.x)
         self.survived = int(self.first_rank[-1])
@@ -276,23 +305,23 @@ class _Cascade:
         self.x_adv = images.x.copy()
         self.seconds: dict[str, float] = {}
         self.flags: dict[str, str] = {}
-        self.zero_gradients: set[int] = set()
+        self.zero_gradient, self.non_finite = (np.zeros((n, self.survived), bool) for _ in range(2))
 
     def clean(self, record: Record) -> None:
         """The clean forward: who stands, the targets, and what is suspicious about the logits."""
         begin = time.perf_counter()
         images, n = self.images, len(self.images.x)
         size = self.devices.sizes(self.batch_size, n)[0]
-        body = self.devices.body(_Clean())
+        body = self.devices.spread(_Clean())
         targets, wrong = [], []
-        like_probabilities = True
+        like_probabilities, constant, first_logits = True, n > 1, None
         for first in range(0, n, size):
             rows = np.arange(first, min(first + size, n))
             padded = np.resize(rows, size)
-            e = self.devices.put(images.rows(padded, np.zeros(size, np.int32)))
+            e = self.devices.shard(images.rows(padded, np.zeros(size, np.int32)))
             empty = (np.zeros((size, self.num_classes), np.float32), np.zeros(size, bool), np.zeros(size, bool))
             key = jax.random.fold_in(self.key, zlib.crc32(b"clean"))
-            out = jax.device_get(repeat(body, 1, self.devices.put(empty), e, self.oracle, key))
+            out = jax.device_get(repeat(body, 1, self.devices.shard(empty), e, self.oracle, key))
             logits, off, finite = (a[: len(rows)] for a in out)
             if not finite.all():
                 raise InputError(
@@ -300,11 +329,17 @@ class _Cascade:
                     f"{images.ids[rows[~finite][0]]}"
                 )
             like_probabilities &= bool(flag.are_probabilities(logits).all())
-            targets.append(np.argsort(-logits, -1, kind="stable")[:, 1:10].astype(np.int32))
+            first_logits = logits[0] if first_logits is None else first_logits
+            constant &= bool((logits == first_logits).all())
+            targets.append(self._targets(e, logits)[: len(rows)])
             wrong.append(off)
         self.images = images._replace(targets=np.concatenate(targets))
         if like_probabilities:
             self.flags["probabilities"] = flag.PROBABILITIES
+        if constant and (images.x != images.x[:1]).any():
+            self.flags["constant"] = flag.CONSTANT
+        if uses_gradients(self.oracle.logits_fn, images.x.shape[1:], stochastic=self.oracle.stochastic):
+            self.flags["gradients"] = flag.GRADIENTS
         if flag.is_randomised(self.oracle, images.x[: min(size, 64)], images.y, self.key):
             self.flags["randomised"] = flag.RANDOMISED
         self.wrong = np.concatenate(wrong)
@@ -312,22 +347,30 @@ class _Cascade:
         self.broken_at[self.wrong] = -1
         self.seconds["clean"] = time.perf_counter() - begin
 
+    def _targets(self, e: Example, logits: np.ndarray) -> np.ndarray:
+        """The classes that trials aim at, in their order, [B, T]."""
+        if self.malt is None:
+            return np.argsort(-logits, -1, kind="stable")[:, 1:10].astype(np.int32)
+        candidates = min(100, self.num_classes - 1)
+        options = {"norm": self.malt, "count": min(9, candidates), "candidates": candidates}
+        return np.asarray(nearest_classes(self.oracle.logits_fn, e.x, e.y, **options))
+
     def _recall_clean(self, record: Record) -> None:
         fresh = []
         for n, (image, label, example) in enumerate(zip(self.images.x, self.images.y, self.images.ids, strict=True)):
-            checksum = zlib.crc32(np.ascontiguousarray(image).tobytes(), int(label))
+            crc32 = checksum(image, label)
             known = record.entries.get((int(example), "clean", 0))
             if known is None:
                 entry = {"id": int(example), "attack": "clean", "trial": 0, "robust": not bool(self.wrong[n])}
-                fresh.append(({**entry, "forwards": self.oracle.draws, "backwards": 0, "crc32": checksum}, None))
-            elif known["crc32"] != checksum:
+                fresh.append(({**entry, "forwards": self.oracle.eot_samples, "backwards": 0, "crc32": crc32}, None))
+            elif known["crc32"] != crc32:
                 raise InputError(f"the record was made with another image or label for id {example}")
             else:
                 self.wrong[n] = not known["robust"]
         record.add(fresh)
 
     def attack(self, index: int, record: Record) -> None:
-        """Runs one stage on what still stands, or takes its outcomes from the record."""
+        """Runs one stage on what still stands, or takes its OUTCOMESFROM the record."""
         begin = time.perf_counter()
         name, attack, trials = self.stages[index]
         rank = self.first_rank[index]
@@ -339,9 +382,9 @@ class _Cascade:
                     work.append((image, trial))
                     continue
                 found = None if entry["robust"] else record.image(entry)
-                zero = entry.get("zero_gradient", False)
-                ticks = entry["forwards"] // (attack.forwards_per_tick * self.oracle.draws)
-                self._settle(index, Outcome(image, trial, found is not None, ticks, zero, found))
+                zero, strange = (entry.get(name, False) for name in _RAISED)
+                ticks = entry["forwards"] // (attack.forwards_per_tick * self.oracle.eot_samples)
+                self._settle(index, Attempt(image, trial, found is not None, ticks, zero, strange, found))
 
         def wanted(image, trial):
             return rank + trial < self.broken_at[image]
@@ -349,38 +392,39 @@ class _Cascade:
         key = jax.random.fold_in(self.key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
         settled = len(self.images.x) * trials - len(work)
         total = settled + sum(1 for pair in work if wanted(*pair))
-        for outcomes in run_all(
+        for attempts in run_all(
             attack, self.oracle, self.devices.replicate(key), self.images, work, wanted,
             batch_size=self.batch_size, devices=self.devices,
         ):  # fmt: skip
-            for outcome in outcomes:
-                self._settle(index, outcome)
-            record.add([(self._entry(index, outcome), outcome.x_adv) for outcome in outcomes])
-            settled += len(outcomes)
+            for attempt in attempts:
+                self._settle(index, attempt)
+            record.add([(self._entry(index, attempt), attempt.x_adv) for attempt in attempts])
+            settled += len(attempts)
             self.progress(name, settled, total)
         self.seconds[name] = time.perf_counter() - begin
 
-    def _entry(self, index: int, outcome: Outcome) -> dict[str, Any]:
+    def _entry(self, index: int, attempt: Attempt) -> dict[str, Any]:
         name, attack, _ = self.stages[index]
-        passes = outcome.ticks * self.oracle.draws
+        passes = attempt.ticks * self.oracle.eot_samples
         entry = {
-            "id": int(self.images.ids[outcome.image]),
+            "id": int(self.images.ids[attempt.image]),
             "attack": name,
-            "trial": outcome.trial,
-            "robust": not outcome.success,
+            "trial": attempt.trial,
+            "robust": not attempt.success,
             "forwards": passes * attack.forwards_per_tick,
             "backwards": passes * attack.backwards_per_tick,
         }
-        return {**entry, "zero_gradient": True} if outcome.zero_gradient else entry
+        return entry | {name: True for name in _RAISED if getattr(attempt, name)}
 
-    def _settle(self, index: int, outcome: Outcome) -> None:
-        rank = self.first_rank[index] + outcome.trial
-        self.ticks[outcome.image, rank] = outcome.ticks
-        if outcome.success and rank < self.broken_at[outcome.image]:
-            self.broken_at[outcome.image] = rank
-            self.x_adv[outcome.image] = outcome.x_adv
-        if outcome.zero_gradient and getattr(self.stages[index].attack, "loss", "ce") != "ce":
-            self.zero_gradients.add(outcome.image)
+    def _settle(self, index: int, attempt: Attempt) -> None:
+        rank = self.first_rank[index] + attempt.trial
+        self.ticks[attempt.image, rank] = attempt.ticks
+        if attempt.success and rank < self.broken_at[attempt.image]:
+            self.broken_at[attempt.image] = rank
+            self.x_adv[attempt.image] = attempt.x_adv
+        self.non_finite[attempt.image, rank] = attempt.non_finite
+        dlr = getattr(self.stages[index].attack, "loss", "ce") != "ce"
+        self.zero_gradient[attempt.image, rank] = attempt.zero_gradient and dlr
 
     def result(self) -> AutoAttackResult:
         """The outcome of the stages run so far."""
@@ -389,13 +433,17 @@ class _Cascade:
         accuracy = {"clean": float(np.mean(self.broken_at >= 0))}
         for s, end in zip(self.stages, self.first_rank[1:], strict=True):
             accuracy[s.name] = float(np.mean(self.broken_at >= end))
-        if self.zero_gradients:
-            self.flags["zero_gradient"] = flag.ZERO_GRADIENT.format(len(self.zero_gradients), n)
+        # Of the attempts that count: which others were made depends on how they met in batches.
+        counted = np.arange(self.survived)[None, :] <= self.broken_at[:, None]
+        zero, strange = (int((raised & counted).any(-1).sum()) for raised in (self.zero_gradient, self.non_finite))
+        if zero:
+            self.flags["zero_gradient"] = flag.ZERO_GRADIENT.format(zero, n)
+        if strange:
+            self.flags["non_finite"] = flag.NON_FINITE_LOGITS.format(strange, n, self.oracle.non_finite)
         drop = flag.masking(accuracy)
         if drop is not None:
             self.flags["masking"] = drop
-        counted = np.arange(self.survived)[None, :] <= self.broken_at[:, None]
-        ticks = np.where(counted, self.ticks, 0) * self.oracle.draws
+        ticks = np.where(counted, self.ticks, 0) * self.oracle.eot_samples
         passes = [
             np.concatenate([[getattr(s.attack, kind)] * s.trials for s in self.stages]).astype(int)
             for kind in ("forwards_per_tick", "backwards_per_tick")
@@ -405,7 +453,7 @@ class _Cascade:
             x_adv=self.x_adv,
             broken_by=names[self.broken_at],
             accuracy=accuracy,
-            forwards=ticks @ passes[0] + self.oracle.draws,
+            forwards=ticks @ passes[0] + self.oracle.eot_samples,
             backwards=ticks @ passes[1],
             seconds=self.seconds,
             flags=self.flags,

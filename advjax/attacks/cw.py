@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from advjax import threat
-from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import Example, Oracle, prepare, select
-from advjax.errors import InputError
+from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.inputs import check_count
+from advjax.attacks.engine.oracle import Example, Oracle, prepare, select
+from advjax.attacks.engine.show import summary
+from advjax.numbers import check_range, number
 
 
 class CWState(NamedTuple):
@@ -79,9 +82,9 @@ class CWL2:
         """One Adam step on ||x' - x||^2 + c max(z_y - max_{k != y} z_k + confidence, 0)."""
         unit = jnp.tanh(state.w)
         x = (unit + 1.0) / 2.0
-        margin, wrong, ascent = oracle.gradient("margin", x, e, None)
+        (margin, wrong, strange), ascent = oracle.gradient("margin", x, e, None)
 
-        fooled = wrong & (margin >= self.confidence)
+        fooled = wrong & ((margin >= self.confidence) | strange)
         distance = threat.norm(x - e.x, "l2")
         nearer = fooled & (distance < state.distance)
 
@@ -102,10 +105,10 @@ class CWL2:
             square=square,
             found=state.found | fooled,
         )
-        new = select(new.ticks % self.steps == 0, self._next_round(new, e), new)
+        new = select(new.ticks % self.steps == 0, self.next_round(new, e), new)
         return select(state.done, state, new)
 
-    def _next_round(self, s: CWState, e: Example) -> CWState:
+    def next_round(self, s: CWState, e: Example) -> CWState:
         """A new weight, halfway between failure and success or ten times as large, and a fresh start."""
         high = jnp.where(s.found, jnp.minimum(s.high, s.c), s.high)
         low = jnp.where(s.found, s.low, jnp.maximum(s.low, s.c))
@@ -129,6 +132,9 @@ class CWResult(NamedTuple):
     success: jax.Array
     distance: jax.Array
 
+    def __repr__(self) -> str:
+        return summary(self)
+
 
 def cw_l2(
     logits_fn: Callable[[jax.Array], jax.Array],
@@ -140,6 +146,7 @@ def cw_l2(
     learning_rate: float = 0.01,
     first_c: float = 0.01,
     confidence: float = 0.0,
+    non_finite: str = "broken",
 ) -> CWResult:
     """Carlini and Wagner's untargeted l_2 attack (2017, section VI), a minimum-norm attack without random numbers.
 
@@ -155,6 +162,7 @@ def cw_l2(
         learning_rate: Adam's.
         first_c: the weight of the first round.
         confidence: the margin in logits by which a point must be wrong.
+        non_finite: what logits that are NaN or infinite count as, `"broken"` (adversarial) or `"robust"`.
 
     Returns:
         `CWResult`; every point lies in [0, 1].
@@ -162,9 +170,16 @@ def cw_l2(
     Raises:
         InputError: bad images or labels, no steps.
     """
-    logits_fn, _, _ = prepare(logits_fn, x, y, "l2", 0.0)
-    if steps < 1 or rounds < 1:
-        raise InputError(f"steps and rounds must be at least 1, they are {steps} and {rounds}")
+    key = jax.random.key(0)
+    problem = prepare(logits_fn, key, x, y, "l2", 0.0)
+    check_count(steps, "steps", 1)
+    check_count(rounds, "rounds", 1)
+    for name, value, least in (
+        ("learning_rate", learning_rate, 0),
+        ("first_c", first_c, 0),
+        ("confidence", confidence, -math.inf),
+    ):
+        check_range(number(value, name), name, least)
     attack = CWL2(steps, rounds, learning_rate, first_c, confidence)
-    state = run_alone(attack, logits_fn, jax.random.key(0), x, y, 0.0, None)
+    state = run_alone(attack, problem, key, non_finite=non_finite)
     return CWResult(state.x_adv, state.success, state.distance)

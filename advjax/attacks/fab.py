@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from advjax import threat
-from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import Example, Oracle, fold, prepare, select
-from advjax.errors import InputError
+from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.inputs import check_count
+from advjax.attacks.engine.oracle import Example, Oracle, fold, prepare, select
+from advjax.attacks.engine.show import summary
 
 
 def move_to_hyperplane(point: jax.Array, w: jax.Array, b: jax.Array, norm: str) -> jax.Array:
@@ -88,6 +89,7 @@ class FABState(NamedTuple):
         x_adv: the nearest adversarial point so far, the clean image without one.
         distance: how far it is, infinite without one.
         x: the current point.
+        non_finite: whether logits were NaN or infinite at a point within the radius.
     """
 
     ticks: jax.Array
@@ -96,6 +98,7 @@ class FABState(NamedTuple):
     x_adv: jax.Array
     distance: jax.Array
     x: jax.Array
+    non_finite: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +146,7 @@ class FAB:
             scale = jnp.where(e.trial > 0, 0.5 * e.eps / jnp.maximum(length, 1e-12), 0.0)
             start = jnp.clip(e.x + threat.per_example(scale, e.x) * noise, 0.0, 1.0)
         no = jnp.zeros(n, bool)
-        return FABState(jnp.zeros(n, jnp.int32), no, no, e.x, jnp.full(n, jnp.inf), start)
+        return FABState(jnp.zeros(n, jnp.int32), no, no, e.x, jnp.full(n, jnp.inf), start, no)
 
     def _noise(self, e: Example, key: jax.Array) -> jax.Array:
         shape = e.x.shape[1:]
@@ -156,6 +159,7 @@ class FAB:
         x, n = state.x, len(e.x)
         keys = oracle.keys(e, key, state.ticks)
         gap, w = self._boundary(x, e, oracle, keys)
+        gap = jnp.where(jnp.isfinite(gap), gap, 0.0)  # no boundary is known there: back towards the clean image
 
         here, clean, w = x.reshape(n, -1), e.x.reshape(n, -1), w.reshape(n, -1)
         b = jnp.sum(w * here, -1) - gap
@@ -167,9 +171,11 @@ class FAB:
 
         # A branch of its own: beside the gradient's forward, XLA's CPU backend would share what the two have in common,
         # every layer's broadcast bias, and write it to memory (a quarter of the time).
-        keys = fold(keys, oracle.draws + 1)
-        wrong = jax.lax.cond(
-            jnp.all(state.done), jnp.zeros_like, lambda _: oracle.value("margin", x, e, keys)[1], state.done
+        keys = fold(keys, oracle.eot_samples + 1)
+        wrong, strange = jax.lax.cond(
+            jnp.all(state.done),
+            lambda: (jnp.zeros_like(state.done),) * 2,
+            lambda: oracle.value("margin", x, e, keys)[1:],
         )
         distance = threat.norm(x - e.x, self.norm)
         nearer = wrong & (distance < state.distance)
@@ -182,14 +188,15 @@ class FAB:
             x_adv=select(nearer, x, state.x_adv),
             distance=nearest,
             x=select(wrong, e.x + self.pull_back * (x - e.x), x),
+            non_finite=state.non_finite | (strange & (distance <= e.eps)),
         )
         return select(state.done, state, new)
 
     def _boundary(self, x, e: Example, oracle: Oracle, keys) -> tuple[jax.Array, jax.Array]:
         """The linearised boundary at `x`: z_t - z_y [B] and its gradient [B, H, W, C]."""
         if self.targeted:
-            gap, _, w = oracle.gradient("margin_targeted", x, e, keys, verdict=False)
-            return gap, w
+            found, w = oracle.gradient("margin_targeted", x, e, keys, verdict=False)
+            return found.value, w
         logits, rows = oracle.jacobian(x, keys)
         own = jnp.take_along_axis(logits, e.y[:, None], -1)
         gaps = (logits - own).T
@@ -216,6 +223,9 @@ class FABResult(NamedTuple):
     success: jax.Array
     distance: jax.Array
 
+    def __repr__(self) -> str:
+        return summary(self)
+
 
 def fab(
     logits_fn: Callable[[jax.Array], jax.Array],
@@ -229,6 +239,7 @@ def fab(
     target: jax.Array | None = None,
     restart: int = 0,
     ids: jax.Array | None = None,
+    non_finite: str = "broken",
 ) -> FABResult:
     """One run of FAB, a minimum-norm attack (Croce and Hein 2020b, algorithm 1); pure, inside `jit` or on its own.
 
@@ -245,6 +256,7 @@ def fab(
             backwards as classes in each iteration.
         restart: the number of this restart; those after 0 start at random (untargeted version).
         ids: example ids [B]; 0..B-1 if absent.
+        non_finite: what logits that are NaN or infinite count as, `"broken"` (adversarial) or `"robust"`.
 
     Returns:
         `FABResult`; every point lies in [0, 1].
@@ -252,9 +264,9 @@ def fab(
     Raises:
         InputError: bad images, labels, radius or names.
     """
-    logits_fn, norm, num_classes = prepare(logits_fn, x, y, norm, eps)
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, it is {steps}")
-    attack = FAB(norm, target is not None, steps, num_classes)
-    state = run_alone(attack, logits_fn, key, x, y, eps, ids, target, restart)
+    problem = prepare(logits_fn, key, x, y, norm, eps)
+    check_count(steps, "steps", 1)
+    check_count(restart, "restart", 0)
+    attack = FAB(problem.norm, target is not None, steps, problem.num_classes)
+    state = run_alone(attack, problem, key, ids, target, restart, non_finite=non_finite)
     return FABResult(state.x_adv, state.success, state.distance)

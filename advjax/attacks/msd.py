@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from advjax import threat
-from advjax.attacks.loops import as_partial, repeat
+from advjax.attacks.engine.loops import as_partial, repeat
 
 
 class Budget(NamedTuple):

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import threat
-from advjax.attacks.batching import run_alone
-from advjax.attacks.oracle import Example, Oracle, prepare, select
-from advjax.errors import InputError
+from advjax.attacks.engine.batching import run_alone
+from advjax.attacks.engine.inputs import check_count
+from advjax.attacks.engine.oracle import Example, Oracle, prepare, select
+from advjax.attacks.engine.show import summary
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
@@ -76,6 +77,7 @@ class SquareState(NamedTuple):
         x: the best point so far.
         margin: z_y - max_{k != y} z_k there.
         x_adv: `x` once it is misclassified, before that the clean image.
+        non_finite: whether logits were NaN or infinite at a point.
     """
 
     ticks: jax.Array
@@ -84,6 +86,7 @@ class SquareState(NamedTuple):
     x: jax.Array
     margin: jax.Array
     x_adv: jax.Array
+    non_finite: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,18 +119,18 @@ class Square:
         keys = e.keys(key)
         start = self._stripes(e, keys) if self.norm == "linf" else self._tiles(e, keys)
         no = jnp.zeros(n, bool)
-        return SquareState(jnp.zeros(n, jnp.int32), no, no, start, jnp.full(n, jnp.inf), e.x)
+        return SquareState(jnp.zeros(n, jnp.int32), no, no, start, jnp.full(n, jnp.inf), e.x, no)
 
     def __call__(self, _, state: SquareState, e: Example, oracle: Oracle, key: jax.Array) -> SquareState:
         """The next query of every example that is not done."""
         ticks = state.ticks
         x = select(ticks == 0, state.x, self._proposal(state.x, e, key, ticks))
-        if self.norm == "linf" and not oracle.keyed:
+        if self.norm == "linf" and not oracle.stochastic:
             same = jnp.all(x == state.x, (1, 2, 3)) & (ticks > 0) & (ticks + 1 < self.ticks)
             ticks = ticks + same
             x = select(same, self._proposal(state.x, e, key, ticks), x)
 
-        value, wrong = oracle.value("margin", x, e, oracle.keys(e, jax.random.fold_in(key, 1), ticks))
+        value, wrong, strange = oracle.value("margin", x, e, oracle.keys(e, jax.random.fold_in(key, 1), ticks))
         margin = -value
         better = (margin < state.margin) | (margin <= 0) | wrong
         success = state.success | wrong
@@ -138,6 +141,7 @@ class Square:
             x=select(better, x, state.x),
             margin=jnp.where(better, margin, state.margin),
             x_adv=select(wrong, x, state.x_adv),
+            non_finite=state.non_finite | strange,
         )
         return select(state.done, state, new)
 
@@ -146,7 +150,7 @@ class Square:
         keys = jax.vmap(jax.random.fold_in)(e.keys(key), ticks + 1)
         height, width = x.shape[1:3]
         sides = jnp.asarray(window_sides(self.queries, height, width, self.norm))
-        propose = self._flip_window if self.norm == "linf" else self._move_mass
+        propose = self.flip_window if self.norm == "linf" else self.move_mass
         return propose(x, e, keys, sides[jnp.maximum(ticks - 1, 0)])
 
     def _stripes(self, e: Example, keys: jax.Array) -> jax.Array:
@@ -155,7 +159,7 @@ class Square:
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (1, width, channels), jnp.float32))(keys)
         return jnp.clip(e.x + threat.per_example(e.eps, e.x) * signs, 0.0, 1.0)
 
-    def _flip_window(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
+    def flip_window(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
         """l_inf: +-2 eps, a sign per channel, on one window of the best point, back into ball and box."""
         height, width, channels = x.shape[1:]
 
@@ -193,7 +197,7 @@ class Square:
             return jnp.clip(e.x + threat.per_example(e.eps, delta) * unit, 0.0, 1.0)
         return threat.project_l1_box(e.x + delta, e.x, e.eps * (1.0 - 1e-6))
 
-    def _move_mass(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
+    def move_mass(self, x: jax.Array, e: Example, keys: jax.Array, side: jax.Array) -> jax.Array:
         """l_2 and l_1: the perturbation of window 2, and what the budget has left, goes into window 1."""
         height, width, channels = x.shape[1:]
         tables, index = self._tables(height, width)
@@ -271,6 +275,9 @@ class SquareResult(NamedTuple):
     best: jax.Array
     margin: jax.Array
 
+    def __repr__(self) -> str:
+        return summary(self)
+
 
 def square(
     logits_fn: Callable[[jax.Array], jax.Array],
@@ -282,6 +289,7 @@ def square(
     eps: jax.typing.ArrayLike,
     queries: int = 5000,
     ids: jax.Array | None = None,
+    non_finite: str = "broken",
 ) -> SquareResult:
     """One run of Square, a black-box attack that sees logits only; pure, inside `jit` or on its own.
 
@@ -294,6 +302,7 @@ def square(
         eps: radius, a number or [B].
         queries: the budget, the first point aside.
         ids: example ids [B]; 0..B-1 if absent.
+        non_finite: what logits that are NaN or infinite count as, `"broken"` (adversarial) or `"robust"`.
 
     Returns:
         `SquareResult`; every point lies in the ball and in [0, 1].
@@ -301,8 +310,7 @@ def square(
     Raises:
         InputError: bad images, labels, radius or names.
     """
-    logits_fn, norm, _ = prepare(logits_fn, x, y, norm, eps)
-    if queries < 1:
-        raise InputError(f"queries must be at least 1, it is {queries}")
-    state = run_alone(Square(norm, queries), logits_fn, key, x, y, eps, ids)
+    problem = prepare(logits_fn, key, x, y, norm, eps)
+    check_count(queries, "queries", 1)
+    state = run_alone(Square(problem.norm, queries), problem, key, ids, non_finite=non_finite)
     return SquareResult(state.x_adv, state.success, state.ticks, state.x, state.margin)

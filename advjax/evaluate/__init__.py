@@ -1,5 +1,6 @@
 """Evaluation: protocols, one outcome per example, reports."""
 
+from advjax.evaluate.attack_dataset import Outcome, attack_dataset, per_example, run_protocol
 from advjax.evaluate.protocols import PROTOCOLS, Attack, clean, pgd_attack, pgd_steps, protocol
 from advjax.evaluate.report import (
     assemble,
@@ -9,13 +10,13 @@ from advjax.evaluate.report import (
     result_row,
     warnings,
 )
-from advjax.evaluate.run import Outcome, per_example, run_attack, run_protocol
 
 __all__ = [
     "PROTOCOLS",
     "Attack",
     "Outcome",
     "assemble",
+    "attack_dataset",
     "clean",
     "markdown",
     "mean_over_networks",
@@ -25,7 +26,6 @@ __all__ = [
     "pgd_steps",
     "protocol",
     "result_row",
-    "run_attack",
     "run_protocol",
     "warnings",
 ]

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
-from advjax import threat
+from advjax import plugins, threat
 from advjax.attacks.pgd import pgd
-from advjax.errors import unknown
-from advjax.numbers import Number, number
+from advjax.errors import InputError, unknown
+from advjax.numbers import Number, check_range, number, text
 
 LogitsFn = Callable[[jax.Array], jax.Array]
 
@@ -32,6 +32,7 @@ class Attack:
         forwards: of `craft`, forward passes per image, the scoring of the result included.
         backwards: of `craft`, backward passes per image.
         transfer: whether the examples are crafted on the surrogate network and scored on the other.
+        examples: how many images, the first ones; 0: all.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Attack:
     forwards: int = 1
     backwards: int = 0
     transfer: bool = False
+    examples: int = 0
 
     @property
     def radius(self) -> float:
@@ -111,10 +113,16 @@ def autoattack(norm: str, eps: Number) -> Attack:
     return stages("autoattack", norm, eps, "apgd_ce", "apgd_t", "fab_t", "square")
 
 
-def _trades_step(norm: str, eps: Number) -> float:
-    """0.003 at the radii that TRADES' 20-step attack is used at, 0.031 and 8/255; in proportion at others."""
+def _published(norm: str, eps: Number) -> bool:
+    """Whether radii published for colour images apply: l_inf and at most 16/255, twice the usual 8/255."""
+    return norm == "linf" and number(eps) <= 16.1 / 255
+
+
+def pgd_trades(norm: str, eps: Number, name: str = "pgd20_trades", **changes: Any) -> Attack:
+    """PGD-20 as TRADES' authors test: steps of 0.003 at 0.031 or 8/255, in proportion at other radii; uniform start."""
     radius = number(eps)
-    return 0.003 if norm == "linf" and 0.0309 < radius < 0.0315 else radius * 0.003 / 0.031
+    step_size = 0.003 if norm == "linf" and 0.0309 < radius < 0.0315 else radius * 0.003 / 0.031
+    return pgd_attack(name, norm=norm, eps=eps, steps=20, step_size=step_size, **changes)
 
 
 def quick(norm: str, eps: Number) -> tuple[Attack, ...]:
@@ -139,24 +147,31 @@ def standard(norm: str, eps: Number) -> tuple[Attack, ...]:
 def bmtard(norm: str, eps: Number) -> tuple[Attack, ...]:
     """B-MTARD's: FGSM, PGD_sat, PGD_trades, CW-inf, AutoAttack; black box: transfer from a surrogate, Square 100."""
     step = number(eps) / 4
-    trades = {"steps": 20, "step_size": _trades_step(norm, eps), "start": "normal"}
     cw = {"steps": 30, "step_size": step, "objective": "cw"}
     return (
         clean(norm, eps),
         pgd_attack("fgsm", norm=norm, eps=eps, steps=1, step_size=eps, start="none"),
         pgd_steps(20, norm, eps),
-        pgd_attack("pgd20_trades", norm=norm, eps=eps, **trades),
+        pgd_trades(norm, eps),
         pgd_attack("cw30", norm=norm, eps=eps, **cw),
         autoattack(norm, eps),
-        pgd_attack("transfer_pgd20_trades", norm=norm, eps=eps, **trades, transfer=True),
+        pgd_trades(norm, eps, "transfer_pgd20_trades", transfer=True),
         pgd_attack("transfer_cw30", norm=norm, eps=eps, **cw, transfer=True),
         stages("square100", norm, eps, "square_100"),
     )
 
 
 def dynat(norm: str, eps: Number) -> tuple[Attack, ...]:
-    """DYNAT's: FGSM and PGD-10/20/50, CW-20 from a uniform start, frozen once misclassified; AutoAttack."""
+    """DYNAT's: FGSM and PGD-10/20/50, CW-20 from a uniform start, frozen once misclassified; AutoAttack.
+
+    As the authors test, at 8/255 with steps of 2/255 whatever the radius of the training (theirs is 0.031), and
+    AutoAttack at 0.031 on the first 1,000 images besides. In other norms, and beyond 16/255, where 8/255 would say little
+    (digits are trained at 0.2), everything is at `eps`, steps a quarter of it, and AutoAttack runs once.
+    """
+    published = _published(norm, eps)
+    eps = "8/255" if published else eps
     step = number(eps) / 4
+    theirs = dataclasses.replace(autoattack(norm, 0.031), name="autoattack_0.031", examples=1000)
 
     def frozen(name, steps, step_size=step, objective="ce"):
         settings = {"steps": steps, "step_size": step_size, "objective": objective, "freeze": True}
@@ -167,13 +182,24 @@ def dynat(norm: str, eps: Number) -> tuple[Attack, ...]:
         frozen("fgsm", 1, step_size=number(eps)),
         *(frozen(f"pgd{steps}", steps) for steps in (10, 20, 50)),
         frozen("cw20", 20, objective="margin"),
+        *([theirs] if published else []),
         autoattack(norm, eps),
     )
 
 
 def sglr(norm: str, eps: Number) -> tuple[Attack, ...]:
-    """SGLR's: PGD-10, PGD-20 and AutoAttack, for best and last checkpoint and their difference."""
-    return (clean(norm, eps), pgd_steps(10, norm, eps), pgd_steps(20, norm, eps), autoattack(norm, eps))
+    """SGLR's: PGD-10, PGD-20, PGD-20 with small steps, AutoAttack, for best and last checkpoint and their difference.
+
+    The small steps are 0.003 at 0.031, the test in the authors' code, for l_inf radii up to 16/255; in other norms and
+    beyond, where `eps` is no colour image's, they are at `eps`, in proportion.
+    """
+    return (
+        clean(norm, eps),
+        pgd_steps(10, norm, eps),
+        pgd_steps(20, norm, eps),
+        pgd_trades(norm, 0.031 if _published(norm, eps) else eps),
+        autoattack(norm, eps),
+    )
 
 
 def mat(norm: str, eps: Number) -> tuple[Attack, ...]:
@@ -192,14 +218,20 @@ UNION_RADII: dict[str, Number] = {"linf": "8/255", "l2": 0.5, "l1": 12}
 
 
 def union(norm: str, eps: Number, radii: Mapping[str, Number] = UNION_RADII) -> tuple[Attack, ...]:
-    """Robustness to l_inf, l_2 and l_1 at once: PGD-50 with 10 restarts, APGD-CE and APGD-T in each norm, and all."""
-    radii = {**radii, norm: eps}
+    """Robustness to l_inf, l_2 and l_1 at once: PGD-50 with 10 restarts, APGD-CE and APGD-T in each norm, and all.
+
+    Every network is tested at the same `radii`, by default those of CIFAR, whatever it was trained for: `norm` and `eps`
+    name its threat model in the clean row only. Maini et al. (2020) test at 0.03 in l_inf; digits want radii of their
+    own.
+    """
+    radii = {**UNION_RADII, **radii}
     pgd_rows = [pgd_steps(50, other, radii[other], name=f"pgd50_10_{other}", restarts=10) for other in threat.NORMS]
     apgd_rows = [stages(f"apgd_{other}", other, radii[other], "apgd_ce", "apgd_t") for other in threat.NORMS]
 
     def survives_all(name, rows):
         names = tuple(row.name for row in rows)
-        return Attack(name, "union", eps, all_of=names, params={"all_of": list(names)})
+        params = {"all_of": list(names), "radii": {other: text(radii[other]) for other in threat.NORMS}}
+        return Attack(name, "union", radii["linf"], all_of=names, params=params)
 
     return (
         clean(norm, eps),
@@ -241,14 +273,34 @@ def protocol(name: str, norm: str, eps: Number, radii: Mapping[str, Number] | No
     """The attacks of a protocol.
 
     Args:
-        name: one of `PROTOCOLS`.
-        norm: canonical norm of the threat model.
+        name: one of `PROTOCOLS`, or `package.module:function`, called as `function(norm, eps)`.
+        norm: norm of the threat model.
         eps: its radius, as it is to be written in the report.
-        radii: for `union`, the radius of every other norm; 8/255, 0.5 and 12 if absent.
+        radii: for `union`, the radius of every norm at which every network is tested; 8/255, 0.5 and 12 where absent.
 
     Raises:
-        InputError: no protocol has that name.
+        InputError: no protocol or norm has that name; a radius is no number, or negative.
     """
-    if name not in PROTOCOLS:
-        raise unknown("protocol (evaluation.protocol)", name, PROTOCOLS)
-    return PROTOCOLS[name](norm, eps, **({"radii": radii} if radii and name == "union" else {}))
+    norm = threat.canonical_norm(norm)
+    check_range(number(eps, "eps"), "eps")
+    for other, radius in (radii or {}).items():
+        if other not in threat.NORMS:
+            raise unknown("norm in radii", other, threat.NORMS)
+        check_range(number(radius, f"radii.{other}"), f"radii.{other}")
+    if name in PROTOCOLS:
+        return PROTOCOLS[name](norm, eps, **({"radii": radii} if radii and name == "union" else {}))
+    if not plugins.is_reference(name) and name not in plugins.registered("protocol"):
+        raise unknown("protocol", name, PROTOCOLS, "protocol")
+    return _from_outside(name, norm, eps)
+
+
+def _from_outside(name: str, norm: str, eps: Number) -> tuple[Attack, ...]:
+    made = plugins.resolve(name, "protocol", PROTOCOLS)(norm, eps)
+    attacks = tuple(made) if isinstance(made, (tuple, list)) else ()
+    if not attacks or not all(isinstance(attack, Attack) for attack in attacks) or attacks[0].name != "clean":
+        raise InputError(
+            f"must give advjax.evaluate.Attack rows, the first of them clean(), {name} does not", "protocol"
+        )
+    if len({attack.name for attack in attacks}) < len(attacks):
+        raise InputError(f"must give rows of different names, {name} does not", "protocol")
+    return attacks

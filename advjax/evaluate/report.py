@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from advjax.evaluate.attack_dataset import Outcome
 from advjax.evaluate.protocols import Attack
-from advjax.evaluate.run import Outcome
 from advjax.numbers import text
 from advjax.version import __version__
 

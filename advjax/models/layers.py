@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from advjax import compiling
 from advjax.errors import InputError
 from advjax.models.convolution import Pair, convolution, cured_convolution
 
@@ -101,7 +102,7 @@ class Conv(nn.Module):
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         padding = (self.kernel - 1) // 2 if self.padding is None else self.padding
         pair = (padding, padding) if isinstance(padding, int) else tuple(padding)
-        cured = jax.default_backend() == "cpu" and not self.forward_mode
+        cured = compiling.platform() == "cpu" and not self.forward_mode
         convolve = cured_convolution if cured else convolution
         y = convolve(x, kernel, (self.stride, self.stride), (pair, pair), self.groups)
         return y if bias is None else y + bias
@@ -174,7 +175,7 @@ class BatchNorm(nn.Module):
 
 def _sums(x: jax.Array, weight: jax.Array) -> jax.Array:
     """Sums of x [B, ..., C] over all but the channels, examples weighted [B]; -> [C]."""
-    if jax.default_backend() == "cpu":
+    if compiling.platform() == "cpu":
         # A product with the weights first: XLA:CPU's own reduction takes three times as long.
         return jnp.sum(jnp.tensordot(weight, x, 1), tuple(range(x.ndim - 2)))
     return jnp.sum(x * weight.reshape((-1,) + (1,) * (x.ndim - 1)), tuple(range(x.ndim - 1)))

@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from advjax import data, models, parallel
-from advjax.attacks.inputs import check_radius
+from advjax.attacks.engine.inputs import check_radius
 from advjax.data import Dataset
 from advjax.errors import InputError, within
 from advjax.evaluate import protocol
@@ -118,7 +118,8 @@ def _attacks(config: Config, method: Method):
         allowed = ", ".join(["empty", *method.frozen, "the folder of a finished run"])
         raise InputError(f"must be one of: {allowed}; it is {name!r}", "evaluation.surrogate")
     radii = {norm: getattr(evaluation.radii, norm) for norm in ("linf", "l2", "l1")}
-    return protocol(evaluation.protocol, config.attack.norm, config.attack.eps, radii)
+    with within("evaluation."):
+        return protocol(evaluation.protocol, config.attack.norm, config.attack.eps, radii)
 
 
 def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, image_shape) -> dict[str, Any]:

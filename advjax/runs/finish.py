@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from advjax import models
 from advjax.data import Split
 from advjax.errors import InputError
-from advjax.evaluate import clean, params_sha256, pgd_steps, run_attack
+from advjax.evaluate import attack_dataset, clean, params_sha256, pgd_steps
 from advjax.files import read_json, write_json
 from advjax.runs import compilation_cache, plots, schema, workdir
 from advjax.runs.build import build
@@ -118,7 +118,7 @@ def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Dis
     evaluation, logits_fn = experiment.config.evaluation, models.logits_fn(teacher.module, teacher.variables)
     attack, accuracy = pgd_steps(20, experiment.norm, experiment.eps), {}
     for each in (clean(), attack):
-        outcome = run_attack(
+        outcome = attack_dataset(
             logits_fn,
             each,
             test,

@@ -29,6 +29,7 @@ from advjax.fields import (
     at_least,
     at_least_below,
     between,
+    chosen_from,
     field,
     one_of,
     strictly_between,
@@ -96,7 +97,7 @@ class OptimizerConfig(Group):
 class ScheduleConfig(Group):
     """The learning rate over the run. Times are fractions of it, so that a recipe rescales with `epochs`."""
 
-    name: str = field("piecewise", one_of(*SCHEDULES, kind="schedule"), "of the learning rate")
+    name: str = field("piecewise", chosen_from("schedule", lambda: SCHEDULES), "of the learning rate")
     milestones: tuple[float, ...] = field((0.5, 0.75), above_up_to(0, 1), "fractions of the run at which it changes")
     factor: float | tuple[float, ...] = field(0.1, at_least(0), "what a drop multiplies with, or the shares reached")
     warmup: float = field(0.0, at_least_below(0, 1), "fraction of the run at its start with another rate")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from advjax import models
 from advjax.data import Split
 from advjax.errors import InputError, Stopped
-from advjax.evaluate import clean, pgd_attack, run_attack
+from advjax.evaluate import attack_dataset, clean, pgd_attack
 from advjax.runs.build import create_optimizer
 from advjax.runs.display import Display, summary
 from advjax.runs.experiment import Experiment
@@ -290,7 +290,7 @@ def validate(experiment: Experiment, params: Mapping[str, Any], stats: Mapping[s
         prefix = f"{network}." if number else ""
         for part, split in splits.items():
             for kind, attack in (("clean", clean()), ("robust", robust)):
-                outcome = run_attack(
+                outcome = attack_dataset(
                     logits_fn,
                     attack,
                     split,

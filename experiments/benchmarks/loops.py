@@ -4,7 +4,7 @@
 
 XLA's CPU backend runs a convolution's input gradient 6 to 13 times slower inside a loop than outside (jax-ml/jax issue
 12868). Compared are: XLA's own convolution in `fori_loop`; the same with a host loop over the jitted step, which is
-what `advjax.attacks.loops.repeat` does for networks that are not ours; the cured convolution of
+what `advjax.attacks.engine.loops.repeat` does for networks that are not ours; the cured convolution of
 `advjax.models.layers.Conv` in `fori_loop`; and unrolled. On an accelerator all four should take the same time.
 """
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from advjax import compiling, losses, models
-from advjax.attacks.loops import as_partial
+from advjax.attacks.engine.loops import as_partial
 from advjax.attacks.pgd import Ascent, objective_of
 from experiments.benchmarks import common
 
@@ -40,7 +40,7 @@ def main() -> None:
 
     def once(i, x_adv, logits_fn):
         objective = as_partial(objective_of(logits_fn, y, losses.cross_entropy))
-        return step(i, (x_adv, ()), objective, x, 8 / 255, 2 / 255, key, ids)[0]
+        return step(i, (x_adv, (), ()), objective, x, 8 / 255, 2 / 255, key, ids)[0]
 
     @jit
     def in_loop(logits_fn, x):

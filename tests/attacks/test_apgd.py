@@ -8,7 +8,7 @@ import pytest
 from advjax import losses, threat
 from advjax.attacks import apgd
 from advjax.attacks.apgd import APGD, checkpoints, periods
-from advjax.attacks.oracle import LOSSES, Example, Oracle, loss_for
+from advjax.attacks.engine.oracle import LOSSES, Example, Oracle, loss_for
 from advjax.errors import InputError
 from tests.attacks import toy
 
@@ -143,12 +143,12 @@ def test_a_look_halves_the_step_for_either_reason():
         halved=jnp.asarray([True, True, False, False, True]),
         best_value=jnp.asarray([2.0, 1.0, 1.0, 2.0, 2.0]), best_at_check=jnp.ones(5),
     )  # fmt: skip
-    new = attack._adapt_step(state, e, ones, jnp.full(5, 20), 0)
+    new = attack.adapt_step(state, e, ones, jnp.full(5, 20), 0)
     np.testing.assert_array_equal(new.step, [0.5, 1, 0.5, 1, 1])
     np.testing.assert_array_equal(new.halved, [True, False, True, False, False])
     np.testing.assert_array_equal(new.check, 20 + 17)
     np.testing.assert_array_equal(new.best_at_check, state.best_value)
-    early = attack._adapt_step(state, e, ones, jnp.full(5, 19), 0)
+    early = attack.adapt_step(state, e, ones, jnp.full(5, 19), 0)
     np.testing.assert_array_equal(early.step, 1)
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax.attacks import autoattack, cascade
+from advjax.attacks import apgd, autoattack, cascade
 from advjax.attacks.apgd import APGD
 from advjax.attacks.autoattack import VERSIONS, Stage, stage
+from advjax.attacks.engine.flags import masking
+from advjax.attacks.engine.oracle import Example
 from advjax.attacks.fab import FAB
-from advjax.attacks.flags import masking
-from advjax.attacks.oracle import Example
 from advjax.attacks.square import Square
 from advjax.errors import InputError
 from tests.attacks import toy
@@ -86,7 +86,7 @@ def test_compiles_once_per_stage_and_size():
     assert first <= 1 + 1 + 5 + 2 * 3
     cascade(counted, KEY, X[::-1], Y[::-1], **options)
     assert len(traces) - first <= 1 + 5
-    assert {shape[0] for shape in traces} <= {1, 8}
+    assert {shape[0] for shape in traces} <= {3, 8}
 
 
 def names_and_trials(version, norm, classes=10):
@@ -156,14 +156,27 @@ def test_flags_of_probabilities():
 
 
 def test_flag_of_zero_gradients():
+    """Rounding leaves none; of the images that stand at the start all are counted, and none of a smooth network."""
+
     def quantised(x):
         return F(jnp.round(x * 8) / 8)
 
-    y = np.argmax(quantised(X[:8]), -1).astype(np.int32)
+    y = np.array(np.argmax(quantised(X[:8]), -1), np.int32)
+    y[:2] = (y[:2] + 1) % 10
     dlr = (Stage("apgd_dlr", APGD("linf", "dlr", 3, stop=True)),)
     flags = cascade(quantised, KEY, X[:8], y, **{**ONE, "attacks": dlr}).flags
-    assert flags["zero_gradient"].startswith("8 of 8") or flags["zero_gradient"][0].isdigit()
+    assert flags["zero_gradient"].startswith("6 of 8 images have a zero gradient")
     assert "zero_gradient" not in cascade(F, KEY, X[:8], y, **{**ONE, "attacks": dlr}).flags
+
+
+def test_flags_of_gradients_at_test_time_and_of_constant_logits():
+    def purified(x):
+        return F(x - 0.01 * jax.grad(lambda x: jnp.sum(F(x) ** 2))(x))
+
+    for defence in (purified, jax.jit(purified)):
+        assert "gradients" in cascade(defence, KEY, X[:8], Y[:8], **ONE).flags
+    assert "constant" in cascade(lambda x: 0 * F(x) + jnp.arange(10.0), KEY, X[:8], Y[:8], **ONE).flags
+    assert "constant" not in cascade(F, KEY, X[:1], Y[:1], **ONE).flags
 
 
 def test_flag_of_masking():
@@ -196,7 +209,12 @@ def keyed_network(x, key):
 
 
 def test_randomised_network_with_rand():
-    options = {**ONE, "attacks": (Stage("apgd_dlr", APGD("linf", "dlr", 5, stop=True)),), "draws": 3, "keyed": True}
+    options = {
+        **ONE,
+        "attacks": (Stage("apgd_dlr", APGD("linf", "dlr", 5, stop=True)),),
+        "eot_samples": 3,
+        "stochastic": True,
+    }
     result = cascade(keyed_network, KEY, X[:24], Y[:24], **options)
     assert "randomised" in result.flags
     assert set(result.forwards[result.robust]) == {3 * (1 + 6)}
@@ -231,6 +249,15 @@ def test_search_in_bfloat16_counts_only_float32_successes():
     assert not np.array_equal(low.x_adv, full.x_adv)
 
 
+def test_results_print_as_lines():
+    lines = repr(cascade(F, KEY, X, Y, **ONE)).splitlines()
+    assert lines[0].split() == ["attack", "accuracy", "broken", "seconds"]
+    assert lines[1].split()[:3] == ["clean", "95.31%", "3"] and lines[2].startswith("apgd_ce ")
+    assert len(lines) == 4 and lines[3].endswith("backwards per image")
+    one = apgd(F, KEY, X[:4], Y[:4], norm="linf", eps=EPS, steps=2)
+    assert repr(one).splitlines()[0].startswith("APGDResult, ") and "x_adv      float32 [4, 6, 5, 2]" in repr(one)
+
+
 def test_epsilon_zero_is_the_clean_accuracy():
     result = cascade(F, KEY, X, Y, **{**ONE, "eps": 0.0})
     np.testing.assert_array_equal(result.x_adv, X)
@@ -256,19 +283,38 @@ def test_one_pixel_and_oblong_images(shape):
         np.testing.assert_array_equal(result.robust, np.abs(x.ravel() - 0.5) > 0.4)
 
 
-def test_logits_that_are_not_finite_are_no_success():
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_logits_that_are_not_finite_count_against_the_network(norm):
+    """By default; either way the flag says of how many images, and images stay finite, in ball and box."""
     x = 0.2 + 0.6 * X[:16]
 
     def fragile(x):
         return jnp.where(jnp.max(x, (1, 2, 3))[:, None] > 0.83, jnp.nan, F(x))
 
-    y = np.argmax(fragile(x), -1).astype(np.int32)
-    stages = (*QUICK, Stage("square", Square("linf", 60)))
-    result = cascade(fragile, KEY, x, y, **{**ONE, "attacks": stages, "eps": 0.2})
-    assert np.isfinite(result.x_adv).all() and result.robust.sum() > 0
-    logits = np.asarray(fragile(result.x_adv))
-    assert np.isfinite(logits[~result.robust]).all()
-    assert np.all(np.argmax(logits, -1)[~result.robust] != y[~result.robust])
+    y, eps = np.argmax(fragile(x), -1).astype(np.int32), {"linf": 0.2, "l1": 3.0}[norm]
+    stages = (
+        Stage("apgd_ce", APGD(norm, "ce", 10, stop=True)),
+        Stage("fab_t", FAB(norm, steps=5, stop=True), 2),
+        Stage("square", Square(norm, 60)),
+    )
+    options = {**ONE, "norm": norm, "attacks": stages, "eps": eps}
+    broken = cascade(fragile, KEY, x, y, **options)
+    robust = cascade(fragile, KEY, x, y, non_finite="robust", **options)
+    for result, counted in ((broken, "broken"), (robust, "robust")):
+        toy.check_inside(result.x_adv, x, norm, eps)
+        logits = np.asarray(fragile(result.x_adv))
+        strange = ~np.isfinite(logits).all(-1)
+        assert np.all(strange[~result.robust] | (np.argmax(logits, -1) != y)[~result.robust])
+        assert not (strange & result.robust).any()
+        assert result.flags["non_finite"].split(" images")[0].endswith(" of 16 attacked")
+        assert result.flags["non_finite"].endswith(f"count as {counted}")
+        if counted == "robust":
+            assert not strange.any()
+        else:
+            assert strange.any() and f"logits of {strange.sum()} of 16" in result.flags["non_finite"]
+    assert broken.robust.sum() < robust.robust.sum()
+    with pytest.raises(InputError, match="unknown non_finite 'no'"):
+        cascade(fragile, KEY, x, y, non_finite="no", **options)
 
 
 def nan_network(x):
@@ -298,6 +344,14 @@ def nan_network(x):
         ({"ids": np.arange(5)}, "ids must be one per image"),
         ({"batch_size": -1}, "batch_size"),
         ({"attacks": ("apdg_ce",)}, "unknown attack"),
+        ({"key": 0}, r"key must be a random key such as jax\.random\.key\(0\), it is 0"),
+        ({"y": Y[:, None]}, r"y must be integer labels \[B\], it is int32 of shape \(64, 1\)"),
+        ({"eot_samples": 1.5}, "eot_samples must be a whole number"),
+        ({"batch_size": 2.5}, "batch_size must be"),
+        ({"logits_fn": lambda x: jnp.argmax(F(x), -1, keepdims=True) * jnp.ones(10, jnp.int32)}, "floating point"),
+        ({"logits_fn": lambda x: F(x.reshape(64, *toy.SHAPE))}, "batches of any size; with 3 of them it fails"),
+        ({"logits_fn": lambda x: np.sin(np.asarray(x)).sum((1, 2))}, "logits_fn must be a JAX function"),
+        ({"logits_fn": F(X)}, "logits_fn must be a function of images"),
     ],
 )
 def test_bad_input(change, message):

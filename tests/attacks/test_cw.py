@@ -6,7 +6,7 @@ import numpy as np
 
 from advjax.attacks import cw_l2
 from advjax.attacks.cw import CWL2
-from advjax.attacks.oracle import Example
+from advjax.attacks.engine.oracle import Example
 from tests.attacks import toy
 
 
@@ -39,7 +39,7 @@ def test_the_weight_is_looked_for_by_binary_search():
         high=jnp.asarray([jnp.inf, jnp.inf, 0.1]),
         found=jnp.asarray([True, False, False]),
     )
-    new = attack._next_round(state, e)
+    new = attack.next_round(state, e)
     np.testing.assert_allclose(new.c, [0.005, 0.1, 0.075], rtol=1e-6)
     np.testing.assert_allclose(new.low, [0.0, 0.01, 0.05], rtol=1e-6)
     np.testing.assert_allclose(new.high, [0.01, np.inf, 0.1], rtol=1e-6)

@@ -22,7 +22,7 @@ STAGES = (Stage("apgd_ce", APGD("linf", "ce", 4, stop=True)),)
 def attack(logits_fn, **options):
     """A strong enough attack breaks some images and, within a tiny radius, none; on one device and on four."""
     x = toy.images(8)
-    y = np.argmax(logits_fn(x, *([KEY] if options.get("keyed") else [])), -1).astype(np.int32)
+    y = np.argmax(logits_fn(x, *([KEY] if options.get("stochastic") else [])), -1).astype(np.int32)
     results = [
         cascade(logits_fn, KEY, x, y, norm="linf", eps=0.3, attacks=STAGES, batch_size=8, devices=devices, **options)
         for devices in (jax.devices()[:1], jax.devices())
@@ -86,7 +86,7 @@ def test_randomised():
     def noisy(x, key):
         return f(x + 0.05 * jax.random.normal(key, x.shape))
 
-    assert "randomised" in attack(noisy, keyed=True).flags
+    assert "randomised" in attack(noisy, stochastic=True).flags
 
 
 def test_rand_version_runs():
@@ -98,6 +98,6 @@ def test_rand_version_runs():
     x = toy.images(4)
     y = np.argmax(f(x), -1).astype(np.int32)
     result = autoattack(
-        noisy, KEY, x, y, norm="l2", eps=3.0, version="rand", keyed=True, batch_size=4, devices=jax.devices()[:1]
+        noisy, KEY, x, y, norm="l2", eps=3.0, version="rand", stochastic=True, batch_size=4, devices=jax.devices()[:1]
     )
     assert list(result.accuracy) == ["clean", "apgd_ce", "apgd_dlr"] and result.robust.mean() < 1

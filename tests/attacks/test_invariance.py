@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from advjax import compiling
 from advjax.attacks import Stage, cascade, read_record
 from advjax.attacks.apgd import APGD
 from advjax.attacks.fab import FAB
@@ -93,7 +94,7 @@ def test_four_devices_change_nothing(whole):
 
 def test_loops_on_the_device_change_nothing(whole, monkeypatch):
     """What an accelerator does: many iterations in one program, over four devices."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(compiling, "platform", lambda: "gpu")
     rows = slice(0, 8)
     assert_same(run(rows, batch_size=8), whole, rows)
 

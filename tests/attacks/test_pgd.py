@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advjax import attacks, losses, models, threat
-from advjax.attacks.loops import repeat
+from advjax.attacks.engine.loops import repeat
 from advjax.errors import InputError
 
 SHAPE, N, K = (4, 4, 1), 6, 3
@@ -92,16 +92,81 @@ def test_vmap_over_epsilons_and_one_per_example():
 
 
 def test_restarts_keep_the_best_of_their_runs():
+    """Of every run: misclassified before not, then the larger loss. The runs by hand, each with its own start."""
     options = settings(steps=2, step_size=0.01)
     best = attacks.pgd(wavy, KEY, X, Y, restarts=4, **options)
-    runs = [attacks.pgd(wavy, KEY, X, Y, restarts=1, **options)]
-    fooled = 1 - losses.correct(wavy(best), Y)
-    loss = losses.cross_entropy(wavy(best), Y)
-    for x_adv in runs:
-        assert (fooled >= 1 - losses.correct(wavy(x_adv), Y)).all()
-        stronger = losses.cross_entropy(wavy(x_adv), Y) > loss + 1e-6
-        assert not (stronger & (fooled == 1 - losses.correct(wavy(x_adv), Y))).any()
-    assert (loss > losses.cross_entropy(wavy(runs[0]), Y) + 1e-6).any()
+    runs = []
+    for restart in range(4):
+        key = jax.random.fold_in(KEY, restart)
+        start = threat.random_start(key, X, jnp.arange(N), "linf", 0.1)
+        objective = attacks.objective_of(wavy, Y, "ce")
+        runs.append(attacks.maximize(objective, X, start, key=key, ids=jnp.arange(N), **options)[0])
+    fooled = np.stack([1 - losses.correct(wavy(x_adv), Y) for x_adv in runs])
+    loss = np.stack([losses.cross_entropy(wavy(x_adv), Y) for x_adv in runs])
+    chosen = np.argmax(1000 * fooled + loss, 0)
+    assert len(set(chosen)) > 1  # no run is the best for all
+    np.testing.assert_allclose(best, jnp.stack(runs)[chosen, jnp.arange(N)], atol=1e-6)
+
+
+def test_restarts_prefer_proof_to_logits_that_are_not_finite_to_none():
+    """So that an image with a proof is broken however the others are counted, and one with neither stays robust."""
+
+    def fragile(x):
+        return jnp.where(x[:, :1, 0, 0] > 0.6, jnp.nan, linear(x))
+
+    def rank(x_adv):
+        logits = fragile(x_adv)
+        return jnp.where(jnp.isfinite(logits).all(-1), 2 * (jnp.argmax(logits, -1) != Y), 1)
+
+    options = settings(eps=0.3, steps=0)
+    starts = [threat.random_start(jax.random.fold_in(KEY, i), X, jnp.arange(N), "linf", 0.3) for i in range(6)]
+    ranks = np.stack([rank(x_adv) for x_adv in starts])
+    assert set(ranks.ravel()) == {0, 1, 2} and len(set(ranks.max(0))) > 1
+    best = attacks.pgd(fragile, KEY, X, Y, restarts=6, **options)
+    np.testing.assert_array_equal(rank(best), ranks.max(0))
+
+
+def test_fractions_lists_and_numpy_arrays_are_what_they_say():
+    options = settings(eps=8 / 255, step_size=2 / 255)
+    expected = attacks.pgd(wavy, KEY, X, Y, **options)
+    same = attacks.pgd(wavy, KEY, np.asarray(X), list(map(int, Y)), **{**options, "eps": "8/255", "step_size": "2/255"})
+    np.testing.assert_array_equal(same, expected)
+    radii = [8 / 255] * N
+    lists = attacks.pgd(wavy, KEY, np.asarray(X).tolist(), np.asarray(Y), **{**options, "eps": radii})
+    np.testing.assert_allclose(lists, expected, atol=1e-6)
+
+
+def test_fgsm_and_mi_fgsm_by_hand():
+    """One signed gradient; a momentum of gradients of unit l_1 norm, stepped eps/steps at a time."""
+
+    def gradient(x):
+        return jax.grad(lambda x: losses.cross_entropy(wavy(x), Y).sum())(x)
+
+    once = attacks.fgsm(wavy, KEY, X, Y, eps="8/255")
+    np.testing.assert_allclose(once, jnp.clip(X + 8 / 255 * jnp.sign(gradient(X)), 0, 1), atol=1e-6)
+    x, momentum = X, 0.0
+    for _ in range(3):
+        g = gradient(x)
+        momentum = 0.7 * momentum + g / jnp.sum(jnp.abs(g), (1, 2, 3), keepdims=True)
+        x = jnp.clip(jnp.clip(x + 0.1 * jnp.sign(momentum), X - 0.3, X + 0.3), 0, 1)
+    options = {"eps": 0.3, "steps": 3}
+    np.testing.assert_allclose(attacks.mi_fgsm(wavy, KEY, X, Y, decay=0.7, **options), x, atol=1e-6)
+    plain = attacks.pgd(wavy, KEY, X, Y, step_size=0.1, start="none", **options)
+    np.testing.assert_allclose(attacks.mi_fgsm(wavy, KEY, X, Y, decay=0.0, **options), plain, atol=1e-6)
+    assert not np.allclose(x, plain)
+
+
+@pytest.mark.parametrize("objective", ["ce", "margin"])
+def test_targeted_attacks_go_where_they_are_told(objective):
+    goal = jnp.argmin(wavy(X), -1)
+    options = settings(eps=0.3, step_size=0.05, steps=10, objective=objective, targeted=True)
+    reached = [attacks.pgd(wavy, KEY, X, goal, **options, **more) for more in ({}, {"restarts": 2}, {"freeze": True})]
+    for x_adv in reached:
+        assert losses.correct(wavy(x_adv), goal).mean() > 0.8
+    assert (losses.correct(wavy(reached[1]), goal) >= losses.correct(wavy(reached[0]), goal)).all()
+    done = jnp.argmax(wavy(X), -1)  # reached already, so that nothing moves
+    still = attacks.pgd(wavy, KEY, X, done, **{**options, "start": "none"}, freeze=True)
+    np.testing.assert_array_equal(still, X)
 
 
 def test_kl_objective_moves_away_from_given_probabilities():
@@ -194,13 +259,35 @@ def test_repeat_is_a_loop_in_every_mode():
         ({"y": Y / 2}, "integer labels"),
         ({"logits_fn": lambda x: linear(x)[:, :1]}, "at least two classes"),
         ({"logits_fn": lambda x: linear(x)[0]}, r"logits \[B, K\]"),
+        ({"logits_fn": lambda x: linear(x).astype(int)}, "logits in floating point, it gives int32"),
+        ({"logits_fn": lambda x: linear(x.reshape(N, 16))}, "in batches of any size; with 3 of them it fails: "),
+        ({"logits_fn": lambda x: jnp.zeros((1, 3))}, "for 3 images it gives"),
+        ({"logits_fn": lambda x: np.asarray(x).reshape(-1, 16) @ WEIGHTS}, "logits_fn must be a JAX function"),
+        ({"step_size": jnp.nan}, "step_size must be at least 0 and finite, it is nan"),
+        ({"step_size": -0.1}, r"step_size must be at least 0 and finite, it is -0\.1"),
+        ({"step_size": jnp.full(3, 0.1)}, "step_size must be a number or one per image"),
+        ({"step_size": "a"}, "step_size must be a number or a fraction"),
+        ({"eps": None}, "eps must be an array of numbers, it is NoneType"),
+        ({"steps": 2.5}, r"steps must be a whole number, it is 2\.5"),
+        ({"restarts": 1.5}, "restarts must be a whole number"),
+        ({"y": Y[:, None]}, r"y must be integer labels \[B\], it is int32 of shape \(6, 1\)"),
+        ({"y": Y, "objective": "kl"}, r"y must be probabilities \[6, 3\], it is int32 of shape \(6,\)"),
+        (
+            {"objective": lambda z, y: jnp.sum(z)},
+            r"objective must give one value per example, \[6\], it gives shape \(\)",
+        ),
+        ({"x": [[1.0], [1.0, 2.0]]}, "x must be an array of numbers, it is list"),
+        ({"x": jnp.zeros((N, *SHAPE), jnp.uint8)}, r"x must hold floats in \[0, 1\], it holds uint8"),
+        ({"ids": np.arange(N) + 2**31}, "ids must fit into 32 bits"),
+        ({"key": 0}, r"key must be a random key such as jax\.random\.key\(0\), it is 0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_input(changes, message):
-    options = {"logits_fn": wavy, "x": X, "y": Y, **settings(), **changes}
-    with pytest.raises(InputError, match=message):
-        attacks.pgd(options.pop("logits_fn"), KEY, options.pop("x"), options.pop("y"), **options)
+    options = {"logits_fn": wavy, "key": KEY, "x": X, "y": Y, **settings(), **changes}
+    with pytest.raises(InputError, match=message) as error:
+        attacks.pgd(**options)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("norm", "shape"), [("l1", (1, 1, 1)), ("l1", (2, 7, 1)), ("linf", (5, 2, 3))])

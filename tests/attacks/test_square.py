@@ -9,7 +9,7 @@ import pytest
 
 from advjax import losses, threat
 from advjax.attacks import square
-from advjax.attacks.oracle import Example, Oracle
+from advjax.attacks.engine.oracle import Example, Oracle
 from advjax.attacks.square import Square, _corner, _inside, pattern, window_share, window_sides
 from tests.attacks import toy
 
@@ -48,7 +48,7 @@ def test_a_query_reaches_the_last_row_and_column(norm):
     eps, ids = np.full(n, EPS[norm], np.float32), np.arange(n, dtype=np.int32)
     e = Example(*map(jnp.asarray, (x, zeros, eps, ids, zeros, zeros)))
     start = jax.jit(attack.begin)(e, KEY).x
-    propose = attack._flip_window if norm == "linf" else attack._move_mass
+    propose = attack.flip_window if norm == "linf" else attack.move_mass
     new = jax.jit(lambda start: propose(start, e, e.keys(KEY), jnp.full(n, 3)))(start)
     touched = np.any(np.abs(np.asarray(new - start)) > 1e-6, (0, 3))
     assert touched.all()
@@ -93,7 +93,7 @@ def test_queries_that_change_nothing_are_passed_over_and_the_rest_is_as_without(
         return state, calls
 
     # A randomised network is asked every time.
-    (passed, fewer), (asked, calls) = run(Oracle(f)), run(Oracle(f, keyed=True))
+    (passed, fewer), (asked, calls) = run(Oracle(f)), run(Oracle(f, stochastic=True))
     assert calls == queries + 1 and fewer < 0.85 * calls
     assert not passed.success.any() and np.all(passed.ticks == queries + 1)
     jax.tree.map(np.testing.assert_array_equal, passed._replace(margin=0), asked._replace(margin=0))
@@ -112,7 +112,7 @@ def test_mass_moves_as_the_formula_says(norm):
     delta = rng.normal(size=x.shape).astype(np.float32)
     delta *= (0.7 * eps / np.linalg.norm(delta.reshape(n, -1), order, axis=-1))[:, None, None, None]
     keys = e.keys(KEY)
-    moved = np.asarray(jax.jit(attack._move_mass)(x + delta, e, keys, jnp.full(n, side)) - x)
+    moved = np.asarray(jax.jit(attack.move_mass)(x + delta, e, keys, jnp.full(n, side)) - x)
 
     def length(values):
         return np.linalg.norm(values.reshape(-1), order)

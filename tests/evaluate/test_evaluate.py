@@ -31,34 +31,87 @@ ATTACK = evaluate.pgd_attack("pgd3", norm="linf", eps=0.02, steps=3, step_size=0
 
 
 def test_outcomes_do_not_depend_on_batches_or_devices(split):
-    reference = evaluate.run_attack(network, ATTACK, split, batch_size=50, devices=jax.devices()[:1])
+    reference = evaluate.attack_dataset(network, ATTACK, split, batch_size=50, devices=jax.devices()[:1])
     assert 0 < reference.accuracy < 1
     for batch_size, devices in ((1, 1), (7, 1), (64, 1), (16, 4), (50, 4)):
-        outcome = evaluate.run_attack(network, ATTACK, split, batch_size=batch_size, devices=jax.devices()[:devices])
+        outcome = evaluate.attack_dataset(
+            network, ATTACK, split, batch_size=batch_size, devices=jax.devices()[:devices]
+        )
         np.testing.assert_array_equal(outcome.robust, reference.robust)
 
 
 def test_outcome_is_that_of_the_attack_itself(split):
-    """By hand, with the key that the row's name gives."""
-    outcome = evaluate.run_attack(network, ATTACK, split, seed=3)
+    """By hand, with the key that the row's name gives; of a random start alone, so that the seed shows."""
+    start = evaluate.pgd_attack("start", norm="linf", eps=0.05, steps=0, step_size=0.01)
+    outcome = evaluate.attack_dataset(network, start, split, seed=3)
     x, y = to_float(jnp.asarray(split.image)), jnp.asarray(split.label)
     from advjax.attacks import pgd
-    from advjax.evaluate.run import attack_key
+    from advjax.evaluate.attack_dataset import attack_key
 
-    x_adv = pgd(network, attack_key(3, "pgd3"), x, y, norm="linf", eps=0.02, steps=3, step_size=0.01)
-    np.testing.assert_array_equal(outcome.robust, losses.correct(network(x_adv), y) > 0)
-    assert evaluate.run_attack(network, ATTACK, split, seed=4).robust.shape == (50,)
+    def by_hand(seed):
+        x_adv = pgd(network, attack_key(seed, "start"), x, y, norm="linf", eps=0.05, steps=0, step_size=0.01)
+        return losses.correct(network(x_adv), y) > 0
+
+    np.testing.assert_array_equal(outcome.robust, by_hand(3))
+    assert not np.array_equal(outcome.robust, by_hand(4))
+    np.testing.assert_array_equal(evaluate.attack_dataset(network, start, split, seed=4).robust, by_hand(4))
+    for seed in (2**32, -1, 1.5, True):
+        with pytest.raises(InputError, match="seed must be a whole number from 0 to 4294967295"):
+            evaluate.attack_dataset(network, ATTACK, split, seed=seed)
+
+
+def test_a_record_knows_the_network_the_surrogate_and_the_images(split, tmp_path):
+    """By itself: weights where the function carries them, its logits on fixed images where it does not."""
+    path = tmp_path / "record.jsonl"
+
+    def scaled(factor):
+        return lambda x: network(x) * factor
+
+    def carrying(factor):
+        return jax.tree_util.Partial(lambda w, x: network(x) @ w, factor * jnp.eye(10))
+
+    for make in (scaled, carrying):
+        for attack in (ATTACK, evaluate.protocols.stages("two", "linf", 0.02, "apgd_ce")):
+            options = {"record_path": path, "batch_size": 50}
+            first = evaluate.attack_dataset(make(1.0), attack, split, **options)
+            devices = {"batch_size": 20, "devices": jax.devices()[:1]}
+            resumed = evaluate.attack_dataset(make(1.0), attack, split, **{**options, **devices})
+            np.testing.assert_array_equal(resumed.robust, first.robust)
+            with pytest.raises(InputError, match="is the record of another network"):
+                evaluate.attack_dataset(make(1.01), attack, split, **options)
+            moved = Split(split.image[::-1].copy(), split.label[::-1].copy())
+            with pytest.raises(InputError, match="made with another image or label"):
+                evaluate.attack_dataset(make(1.0), attack, moved, **options)
+            path.unlink()
+            path.with_name("record.jsonl.x_adv").unlink(missing_ok=True)
+    evaluate.attack_dataset(network, ATTACK, split, surrogate=scaled(-1.0), record_path=path)
+    with pytest.raises(InputError, match="is the record of another surrogate"):
+        evaluate.attack_dataset(network, ATTACK, split, surrogate=scaled(-2.0), record_path=path)
+
+
+def test_flags_of_a_clean_row(split):
+    def purified(x):
+        return network(x - 0.01 * jax.grad(lambda x: jnp.sum(network(x) ** 2))(x))
+
+    assert evaluate.attack_dataset(purified, evaluate.clean(), split).flags[0].startswith("gradients: ")
+    (flag,) = evaluate.attack_dataset(lambda x: 0 * network(x), evaluate.clean(), split).flags
+    assert flag.startswith("constant: ")
+    with pytest.raises(InputError, match="split must hold uint8 images"):
+        evaluate.attack_dataset(network, evaluate.clean(), Split(split.image / 255, split.label))
 
 
 def test_clean_and_transfer(split):
-    assert evaluate.run_attack(network, evaluate.clean(), split).accuracy == 1.0
-    own = evaluate.run_attack(network, ATTACK, split).accuracy
+    assert evaluate.attack_dataset(network, evaluate.clean(), split).accuracy == 1.0
+    own = evaluate.attack_dataset(network, ATTACK, split).accuracy
 
     def surrogate(x):
         return -network(x)
 
-    transferred = evaluate.run_attack(network, ATTACK, split, crafted_on=surrogate)
+    transferred = evaluate.attack_dataset(network, ATTACK, split, surrogate=surrogate)
     assert own < transferred.accuracy
+    staged = evaluate.protocols.stages("apgd_ce", "linf", 0.02)
+    with pytest.raises(InputError, match=r"'apgd_ce' is made of stages.*takes no surrogate"):
+        evaluate.attack_dataset(network, staged, split, surrogate=surrogate)
 
 
 def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
@@ -66,21 +119,22 @@ def test_logits_that_are_not_finite_or_are_probabilities(split, tmp_path):
         return jnp.where(x[:, 3:4, 3, 0] > 0.9, jnp.nan, network(x))
 
     with pytest.raises(InputError, match="NaN or infinite, first on test image"):
-        evaluate.run_attack(broken, evaluate.clean(), split)
+        evaluate.attack_dataset(broken, evaluate.clean(), split)
     for _ in range(2):  # the second time from the record
-        outcome = evaluate.run_attack(
+        outcome = evaluate.attack_dataset(
             lambda x: jax.nn.softmax(network(x)), evaluate.clean(), split, record_path=tmp_path / "clean.jsonl"
         )
         assert "look like probabilities" in outcome.flags[0]
-    assert evaluate.run_attack(network, evaluate.clean(), split).flags == ()
+    assert evaluate.attack_dataset(network, evaluate.clean(), split).flags == ()
     with pytest.raises(InputError, match="must map images"):
-        evaluate.run_attack(lambda x: network(x)[0], evaluate.clean(), split)
+        evaluate.attack_dataset(lambda x: network(x)[0], evaluate.clean(), split)
     with pytest.raises(InputError, match=r"labels in 0\.\.2"):
-        evaluate.run_attack(lambda x: network(x)[:, :3], evaluate.clean(), split)
+        evaluate.attack_dataset(lambda x: network(x)[:, :3], evaluate.clean(), split)
 
 
-def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_path):
-    """They prove nothing, so the image counts as robust, and the report says so; a resumed run, too."""
+@pytest.mark.parametrize("counted", ["broken", "robust"])
+def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_path, counted):
+    """They count against the network unless told otherwise, and the report says how many; a resumed run, too."""
 
     def fragile(x):
         """Finite on clean images, which are bytes over 255, only."""
@@ -88,26 +142,31 @@ def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_
         return jnp.where(moved[:, None], jnp.nan, network(x))
 
     options = {"batch_size": 50, "devices": jax.devices()[:1], "record_path": tmp_path / "record.jsonl"}
+    options |= {"non_finite": counted} if counted != "broken" else {}
     for _ in range(2):
-        outcome = evaluate.run_attack(fragile, ATTACK, split, **options)
-        assert outcome.robust.all()
-        assert len(outcome.flags) == 1
-        assert outcome.flags[0].startswith("not_finite: the logits of 50 of 50 attacked images")
-    assert evaluate.run_attack(network, ATTACK, split).flags == ()
+        outcome = evaluate.attack_dataset(fragile, ATTACK, split, **options)
+        assert (outcome.robust == (counted == "robust")).all()
+        (flag,) = outcome.flags
+        assert flag.startswith("non_finite: the logits of 50 of 50 attacked images") and flag.endswith(counted)
+    assert evaluate.attack_dataset(network, ATTACK, split).flags == ()
 
 
 def test_progress_reaches_the_end(split):
     seen = []
-    evaluate.run_attack(network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done))
+    evaluate.attack_dataset(
+        network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done)
+    )
     assert seen[-1] == 50
     assert seen == sorted(seen)
     seen.clear()
     attack = evaluate.protocols.stages("two", "linf", 0.02, "apgd_ce", "square_50")
-    evaluate.run_attack(network, attack, split, batch_size=50, progress=lambda done, total: seen.append((done, total)))
+    evaluate.attack_dataset(
+        network, attack, split, batch_size=50, progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == sorted(seen)
     assert 0 < seen[0][0] < seen[-1][0] <= 50 == seen[0][1]
-    with pytest.raises(InputError, match=r"evaluation\.batch_size"):
-        evaluate.run_attack(network, evaluate.clean(), split, batch_size=-1)
+    with pytest.raises(InputError, match=r"^batch_size"):
+        evaluate.attack_dataset(network, evaluate.clean(), split, batch_size=-1)
 
 
 def test_quick_protocol_and_counts():
@@ -196,8 +255,8 @@ def test_interrupted_records_resume_with_the_same_numbers(split, tmp_path):
 
 def test_union_survives_only_what_survives_every_norm(split):
     small = Split(split.image[:8], split.label[:8])
-    attacks = evaluate.protocol("union", "linf", 0.01, {"linf": 0.3, "l2": 0.05, "l1": 0.2})
-    assert {a.name: a.radius for a in attacks}["pgd50_10_linf"] == 0.01
+    radii = {"linf": 0.3, "l2": 0.05, "l1": 0.2}
+    attacks = evaluate.protocol("union", "linf", 0.01, radii)
     assert attacks[-1].name == "union"
     assert len(attacks[-1].all_of) == 6
     cheap = [
@@ -221,6 +280,58 @@ def test_per_example_record(split):
         assert (example["forwards"], example["backwards"]) == (5, 3)
 
 
+def test_union_tests_every_network_at_the_same_radii():
+    def radii(norm, eps, *given):
+        return [(a.name, a.norm, a.radius) for a in evaluate.protocol("union", norm, eps, *given)[1:]]
+
+    expected = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}
+    assert radii("linf", 0.03) == radii("l2", 1.0) == radii("l1", 12) == radii("linf", 0.03, {"linf": "8/255"})
+    assert {norm: eps for name, norm, eps in radii("l2", 1.0) if name.startswith("pgd50_10_")} == expected
+    assert {name: eps for name, _, eps in radii("l2", 1.0, {"linf": 0.2})}["apgd_linf"] == 0.2
+    with pytest.raises(InputError, match=r"radii\.l2 must be at least 0, it is -1"):
+        evaluate.protocol("union", "linf", 0.1, {"l2": -1})
+    with pytest.raises(InputError, match="unknown norm in radii 'l3'"):
+        evaluate.protocol("union", "linf", 0.1, {"l3": 1})
+
+
+@pytest.mark.parametrize("eps", ["8/255", 0.031, 0.03])
+def test_protocols_of_papers_test_as_their_authors_do(eps):
+    """Whatever the radius of the training."""
+    dynat = {a.name: a for a in evaluate.protocol("dynat", "linf", eps)}
+    for name in ("fgsm", "pgd10", "pgd20", "pgd50", "cw20", "autoattack"):
+        assert dynat[name].eps == "8/255"
+    for name in ("pgd10", "pgd20", "pgd50", "cw20"):
+        assert dynat[name].params["step_size"] == 2 / 255 and dynat[name].params["start"] == "uniform"
+    theirs = dynat["autoattack_0.031"]
+    assert (theirs.radius, theirs.examples, theirs.stages) == (0.031, 1000, dynat["autoattack"].stages)
+    sglr = {a.name: a for a in evaluate.protocol("sglr", "linf", eps)}
+    assert sglr["pgd20_trades"].radius == 0.031 and sglr["pgd20"].eps == sglr["autoattack"].eps == eps
+    assert sglr["pgd20_trades"].params == {
+        "steps": 20, "step_size": 0.003, "start": "uniform", "objective": "ce", "restarts": 1, "freeze": False,
+    }  # fmt: skip
+    bmtard = {a.name: a for a in evaluate.protocol("bmtard", "linf", eps)}
+    for name in ("pgd20_trades", "transfer_pgd20_trades"):
+        assert bmtard[name].params["start"] == "uniform" and bmtard[name].eps == eps
+        assert bmtard[name].params["step_size"] == pytest.approx(0.003, rel=0.04)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 0.5)])
+def test_elsewhere_protocols_of_papers_keep_to_the_radius_of_the_training(norm, eps):
+    for name in ("dynat", "sglr", "bmtard"):
+        attacks = evaluate.protocol(name, norm, eps)
+        assert {a.radius for a in attacks} == {eps} and not any(a.examples for a in attacks)
+    assert {a.name: a for a in attacks}["pgd20_trades"].params["step_size"] == pytest.approx(eps * 0.003 / 0.031)
+
+
+def test_an_attack_on_the_first_images_only(split):
+    few = dataclasses.replace(ATTACK, name="few", examples=7)
+    outcomes = evaluate.run_protocol(network, [evaluate.clean(), few], split)
+    assert len(outcomes["few"].robust) == 7
+    examples = list(evaluate.per_example(outcomes))
+    assert [sorted(example["attacks"]) for example in examples] == [["few"]] * 7 + [[]] * 43
+    assert (examples[6]["forwards"], examples[7]["forwards"]) == (5, 1)
+
+
 def test_transfer_rows_need_a_surrogate(split):
     attacks = [evaluate.clean(), evaluate.pgd_steps(3, "linf", 0.02, name="transfer", transfer=True)]
     assert list(evaluate.run_protocol(network, attacks, split)) == ["clean"]
@@ -236,27 +347,6 @@ def test_protocols_have_unique_names_and_say_what_they_run(name):
         assert sum(map(bool, (attack.craft, attack.stages, attack.all_of))) == 1
         assert attack.name == "clean" or attack.params
     json.dumps([dict(attack.params) for attack in attacks])
-
-
-def test_report_is_written_whole_and_read_back(tmp_path):
-    results = rows(clean=0.9, pgd20=0.4)
-    report = {
-        "method": "pgd_at",
-        "config_hash": "abc",
-        "version": "0",
-        "eps": 8 / 255,
-        "norm": "linf",
-        "networks": {"model": {"architecture": "resnet18", "params_sha256": "0"}},
-        "results": results,
-        "warnings": ["something is odd"],
-    }
-    evaluate.write(tmp_path, report)
-    assert json.loads((tmp_path / "report.json").read_text()) == report
-    page = (tmp_path / "report.md").read_text()
-    assert "| pgd20 | linf, 8/255 | 40.00 | 65.00 | 100 |" in page
-    assert "8/255" in page
-    assert "**Warning:** something is odd" in page
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]
 
 
 def test_hash_is_over_paths_shapes_and_values():

@@ -165,7 +165,7 @@ def test_load_run_gives_the_network_of_the_report(finished):
     module, variables = advjax.load_run(finished, checkpoint="last")
     content = report(finished)
     assert evaluate.params_sha256(variables) == content["networks"]["model"]["params_sha256"]
-    outcome = evaluate.run_attack(advjax.logits_fn(module, variables), evaluate.clean(), load("digits").test)
+    outcome = evaluate.attack_dataset(advjax.logits_fn(module, variables), evaluate.clean(), load("digits").test)
     assert outcome.accuracy == next(
         r["accuracy"] for r in content["results"] if (r["checkpoint"], r["attack"]) == ("last", "clean")
     )

@@ -54,7 +54,7 @@ def repeat(body: Callable[..., Any], steps: int, carry: Any, *args: Any) -> Any:
     """
     if is_traced(carry, args):
         return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
-    if jax.default_backend() != "cpu":
+    if compiling.platform() != "cpu":
         return _on_device(body, steps, carry, args)
     for i in range(steps):
         carry = _one_step(body, i, carry, args)

@@ -6,7 +6,6 @@ example is settled can be given to the next one at any time, and whatever the ba
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,16 +14,16 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advjax.attacks.inputs import default_ids
-from advjax.attacks.loops import repeat
-from advjax.attacks.oracle import Example, Oracle
-from advjax.errors import InputError
+from advjax import compiling
+from advjax.attacks.engine.inputs import NON_FINITE, as_array, check_choice, check_labels, default_ids
+from advjax.attacks.engine.loops import repeat
+from advjax.attacks.engine.oracle import Example, Oracle, Problem
+from advjax.parallel import Devices
 
 
-class Attack(Protocol):
-    """What an attack has to offer; equal for equal programs.
+class LoopBody(Protocol):
+    """What an attack has to offer to run in batches; equal for equal programs.
 
     Attributes:
         ticks: of a whole run; a call is at least one of them.
@@ -45,92 +44,32 @@ class Attack(Protocol):
 
 
 @partial(jax.jit, static_argnums=0)
-def _begin(attack: Attack, e: Example, key: jax.Array) -> Any:
+def _begin(attack: LoopBody, e: Example, key: jax.Array) -> Any:
     return attack.begin(e, key)
 
 
-def run_alone(attack: Attack, logits_fn, key, x, y, eps, ids, target=None, trial: int = 0) -> Any:
+def run_alone(
+    attack: LoopBody,
+    problem: Problem,
+    key: jax.Array,
+    ids: Any = None,
+    target: Any = None,
+    trial: int = 0,
+    non_finite: str = "broken",
+) -> Any:
     """The last state of an attack on one batch, every example run to its end; inside `jit` or on its own."""
-    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
+    check_choice(non_finite, "non_finite", NON_FINITE)
+    x, y = jnp.asarray(problem.x, jnp.float32), jnp.asarray(problem.y, jnp.int32)
     n = len(x)
-    eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), (n,))
-    target = y if target is None else jnp.asarray(target, jnp.int32)
-    e = Example(x, y, eps, default_ids(ids, n), jnp.full(n, trial, jnp.int32), target)
-    return repeat(attack, attack.ticks, _begin(attack, e, key), e, Oracle(logits_fn), key)
-
-
-@dataclasses.dataclass(frozen=True)
-class OverDevices:
-    """A loop body whose batch is spread over the devices of a mesh; each device runs the program of its share."""
-
-    body: Callable[..., Any]
-    mesh: Mesh
-
-    def __call__(self, i, state, e, oracle, key):
-        batch, everywhere = PartitionSpec("batch"), PartitionSpec()
-        return jax.shard_map(
-            self.body,
-            mesh=self.mesh,
-            in_specs=(everywhere, batch, batch, everywhere, everywhere),
-            out_specs=batch,
-            check_vma=False,
-        )(jnp.asarray(i), state, e, oracle, key)
-
-
-def rows_at_once(batch_size: int, devices: Sequence[jax.Device], field: str) -> int:
-    """`batch_size`, or where it is 0 what suits the devices.
-
-    On CPU that is 128 for each: beyond it, the memory of a small network's gradient is no longer kept from call to call,
-    and fetching it anew from the system takes a sixth of the time; larger networks do not mind.
-
-    Raises:
-        InputError: it is negative; names `field`.
-    """
-    if batch_size < 0:
-        raise InputError(f"{field} must be at least 1, or 0 for what suits the machine; it is {batch_size}")
-    return batch_size or (128 if devices[0].platform == "cpu" else 500) * len(devices)
-
-
-class Devices:
-    """Where batches live.
-
-    Args:
-        devices: those to use; all local ones if absent.
-    """
-
-    def __init__(self, devices: Sequence[jax.Device] | None = None):
-        self.devices = list(jax.local_devices() if devices is None else devices)
-        self.mesh = Mesh(np.asarray(self.devices), ("batch",))
-
-    def sizes(self, batch_size: int, most: int) -> list[int]:
-        """The static batch sizes, largest first, each a multiple of the number of devices.
-
-        The largest is `batch_size`, or less where that takes no more batches for all the work (in steps of a sixteenth,
-        so that calls with slightly different work share their programs); the others are its halves.
-
-        Args:
-            batch_size: what the user asked for.
-            most: number of rows that there ever is work for.
-        """
-        n = len(self.devices)
-        step = -(-batch_size // 16)
-        batches = max(-(-most // batch_size), 1)
-        even = -(-most // batches)
-        top = max(min(batch_size, -(-even // step) * step), 1)
-        sizes = {-(-top // (n * 2**level)) * n for level in range(4)}
-        return sorted((size for size in sizes if size >= min(top, 8)), reverse=True)
-
-    def body(self, attack: Callable[..., Any]) -> Callable[..., Any]:
-        """`attack`, spread over the devices if there are several."""
-        return OverDevices(attack, self.mesh) if len(self.devices) > 1 else attack
-
-    def put(self, tree: Any) -> Any:
-        """[B, ...] arrays, spread over the devices by rows."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec("batch")))
-
-    def replicate(self, tree: Any) -> Any:
-        """Arrays, on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+    eps = jnp.broadcast_to(jnp.asarray(problem.eps, jnp.float32), (n,))
+    if target is not None:
+        target = as_array(target, "target")
+        check_labels(target, problem.num_classes, n, "target")
+    goal = y if target is None else jnp.asarray(target, jnp.int32)
+    e = Example(x, y, eps, default_ids(ids, n), jnp.full(n, trial, jnp.int32), goal)
+    oracle = Oracle(problem.logits_fn, non_finite=non_finite)
+    with compiling.for_arrays(x, key):
+        return repeat(attack, attack.ticks, _begin(attack, e, key), e, oracle, key)
 
 
 class Images(NamedTuple):
@@ -150,7 +89,7 @@ class Images(NamedTuple):
         return Example(self.x[images], self.y[images], eps, self.ids[images], trials.astype(np.int32), target)
 
 
-class Outcome(NamedTuple):
+class Attempt(NamedTuple):
     """What came of one trial (restart or target) on one image; `x_adv` only of a success."""
 
     image: int
@@ -158,15 +97,16 @@ class Outcome(NamedTuple):
     success: bool
     ticks: int
     zero_gradient: bool
+    non_finite: bool
     x_adv: np.ndarray | None
 
 
 class _Batch:
     """The rows that are under attack now: which pairs, the attack's state, and which rows are still running."""
 
-    def __init__(self, attack: Attack, oracle: Oracle, key: jax.Array, images: Images, devices: Devices):
+    def __init__(self, attack: LoopBody, oracle: Oracle, key: jax.Array, images: Images, devices: Devices):
         self.attack, self.oracle, self.key, self.images, self.devices = attack, oracle, key, images, devices
-        self.body = devices.body(attack)
+        self.body = devices.spread(attack)
         self.pairs = np.zeros((0, 2), np.int64)
         self.running = np.zeros(0, bool)
         self.ticks = np.zeros(0, np.int32)
@@ -179,15 +119,15 @@ class _Batch:
         pairs = np.concatenate([self.pairs[kept], np.asarray(fresh, np.int64).reshape(-1, 2)])
         used = np.arange(size) < len(pairs)
         pairs = np.concatenate([pairs, np.repeat(pairs[:1], size - len(pairs), 0)])
-        self.examples = self.devices.put(self.images.rows(pairs[:, 0], pairs[:, 1]))
+        self.examples = self.devices.shard(self.images.rows(pairs[:, 0], pairs[:, 1]))
         state = jax.device_get(_begin(self.attack, self.examples, self.key))
         if len(kept):
             old = jax.device_get(self.state)
             state = jax.tree.map(lambda new, old: np.concatenate([old[kept], new[len(kept) :]]), state, old)
-        self.state = self.devices.put(state._replace(done=state.done | ~used))
+        self.state = self.devices.shard(state._replace(done=state.done | ~used))
         self.pairs, self.running, self.ticks = pairs, used, state.ticks
 
-    def advance(self) -> list[Outcome]:
+    def advance(self) -> list[Attempt]:
         """Runs until the next look, never past the end of the row that is furthest; what is settled since."""
         steps = min(self.attack.chunk, self.attack.ticks - int(self.ticks[self.running].max()))
         self.state = repeat(self.body, steps, self.state, self.examples, self.oracle, self.key)
@@ -197,14 +137,16 @@ class _Batch:
             return []
         self.running[rows] = False
         found = jax.device_get(self.state.x_adv) if success[rows].any() else None
-        zero = jax.device_get(getattr(self.state, "zero_gradient", np.zeros(len(done), bool)))
+        no = np.zeros(len(done), bool)
+        zero, strange = jax.device_get([getattr(self.state, flag, no) for flag in ("zero_gradient", "non_finite")])
         return [
-            Outcome(
+            Attempt(
                 image=int(self.pairs[row, 0]),
                 trial=int(self.pairs[row, 1]),
                 success=bool(success[row]),
                 ticks=int(self.ticks[row]),
                 zero_gradient=bool(zero[row]),
+                non_finite=bool(strange[row]),
                 x_adv=found[row] if found is not None and success[row] else None,
             )
             for row in rows
@@ -217,7 +159,7 @@ class _Batch:
 
 
 def run_all(
-    attack: Attack,
+    attack: LoopBody,
     oracle: Oracle,
     key: jax.Array,
     images: Images,
@@ -226,7 +168,7 @@ def run_all(
     *,
     batch_size: int,
     devices: Devices,
-) -> Iterator[list[Outcome]]:
+) -> Iterator[list[Attempt]]:
     """Runs an attack on (image, trial) pairs, in their order as far as batches allow, and yields what is known when.
 
     Args:

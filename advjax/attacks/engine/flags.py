@@ -7,7 +7,7 @@ import itertools
 import jax
 import numpy as np
 
-from advjax.attacks.oracle import Oracle
+from advjax.attacks.engine.oracle import Oracle
 
 PROBABILITIES = (
     "the network's outputs look like probabilities (all in [0, 1], sums of 1): attacks need logits, and gradients "
@@ -17,9 +17,14 @@ RANDOMISED = "repeated forwards of the same images differ: the network is random
 ZERO_GRADIENT = (
     "{} of {} images have a zero gradient at the start of APGD under the DLR loss: gradient attacks cannot move them"
 )
-NOT_FINITE = (
-    "the logits of {} of {} attacked images are NaN or infinite: that proves no success, and they count as robust"
+NON_FINITE_LOGITS = (
+    "the logits of {} of {} attacked images are NaN or infinite: where nothing else broke them, they count as {}"
 )
+GRADIENTS = (
+    "the network takes gradients while it classifies: attacks that do not follow its defence, AutoAttack among them, may "
+    "be too weak"
+)
+CONSTANT = "the network gives the same logits for all images: is this the function that was meant?"
 MASKING = (
     "Square lowered the robust accuracy by {:.2f} points below the best gradient attack: gradients are masked, and the "
     "robust accuracy is probably overestimated"

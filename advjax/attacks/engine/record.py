@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from advjax.attacks.engine.identity import same_logits
 from advjax.errors import InputError
 
-FORMAT = "advjax-record-1"
+FORMAT = "advjax-record-2"
 
 
 class Record:
@@ -132,11 +134,28 @@ def _check_config(path: pathlib.Path, line: bytes, config: Mapping[str, Any]) ->
     if not known:
         raise InputError(f"{path} is no record of an evaluation")
     for field in sorted({*old, *config}):
-        if old.get(field) != config.get(field):
+        if field in ("weights", "probe", "surrogate"):
+            if not _same_network(old.get(field), config.get(field)):
+                whose = "surrogate" if field == "surrogate" else "network"
+                raise InputError(
+                    f"{path} is the record of another {whose}, with other weights; name another file, or delete it"
+                )
+        elif old.get(field) != config.get(field):
             raise InputError(
                 f"{path} is the record of a different evaluation: its {field} is {old.get(field)!r}, "
                 f"this one's {config.get(field)!r}; name another file, or delete it"
             )
+
+
+def _same_network(old: Any, new: Any) -> bool:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return old.keys() == new.keys() and all(_same_network(old[name], new[name]) for name in old)
+    return same_logits(old, new) if isinstance(old, list) and isinstance(new, list) else old == new
+
+
+def checksum(image: np.ndarray, label: int) -> int:
+    """Of an image and its label, by which an entry of a record knows them again."""
+    return zlib.crc32(np.ascontiguousarray(image).tobytes(), int(label))
 
 
 def read_record(path: str | os.PathLike) -> dict[int, dict[str, Any]]:

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from advjax.attacks.batching import Devices, rows_at_once
 from advjax.errors import InputError
+from advjax.parallel import Devices
 
 CPU, GPU = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
 
@@ -14,12 +14,13 @@ CPU, GPU = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
     [(7, [CPU], 7), (1000, [CPU], 1000), (0, [CPU], 128), (0, [CPU] * 4, 512), (0, [GPU], 500), (0, [GPU] * 2, 1000)],
 )
 def test_batch_size_0_is_what_suits_the_devices(batch_size, devices, rows):
-    assert rows_at_once(batch_size, devices, "batch_size") == rows
+    assert Devices(devices).batch_size(batch_size) == rows
 
 
-def test_a_negative_batch_size_is_refused_by_its_name():
-    with pytest.raises(InputError, match=r"^evaluation\.batch_size must be at least 1, or 0 for .*; it is -3$"):
-        rows_at_once(-3, [CPU], "evaluation.batch_size")
+@pytest.mark.parametrize("size", [-3, 2.5, True, None])
+def test_a_batch_size_that_is_none_is_refused(size):
+    with pytest.raises(InputError, match=rf"^batch_size must be at least 1, or 0 for .*; it is {size}$"):
+        Devices(jax.devices()[:1]).batch_size(size)
 
 
 @pytest.mark.parametrize(
