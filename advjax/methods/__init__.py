@@ -7,26 +7,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from advjax.errors import unknown, within
+from advjax.methods.adaad import AdaAD
+from advjax.methods.ard import ARD
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.awp import AWP
 from advjax.methods.base import Aux, Batch, Context, Method, Network, PerExample, State, accuracy
 from advjax.methods.bmtard import BMTARD, MTARD
+from advjax.methods.distillation import Distillation
 from advjax.methods.dynat import DYNAT
+from advjax.methods.lbgat import LBGAT
 from advjax.methods.mart import MART
 from advjax.methods.mat import MAT
 from advjax.methods.mat_union import MATMutualUnion, MATUnion
 from advjax.methods.natural import Natural
 from advjax.methods.pgd_at import FGSMRS, PGDAT
+from advjax.methods.rslad import RSLAD
 from advjax.methods.sglr import SGLR
 from advjax.methods.trades import TRADES
 from advjax.methods.union import AVG, MAX, MSD, SingleNorm
 from advjax.methods.wrapper import Wrapper
 
 METHODS: dict[str, type[Method]] = {
+    "adaad": AdaAD,
+    "ard": ARD,
     "avg": AVG,
     "bmtard": BMTARD,
     "dynat": DYNAT,
     "fgsm_rs": FGSMRS,
+    "lbgat": LBGAT,
     "mart": MART,
     "mat": MAT,
     "mat_mutual_union": MATMutualUnion,
@@ -39,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
     "p_2": SingleNorm,
     "p_inf": SingleNorm,
     "pgd_at": PGDAT,
+    "rslad": RSLAD,
     "sglr": SGLR,
     "trades": TRADES,
 }
@@ -47,11 +56,13 @@ METHODS: dict[str, type[Method]] = {
 WRAPPERS: dict[str, type[Wrapper]] = {"awp": AWP}
 
 __all__ = [
+    "ARD",
     "AVG",
     "AWP",
     "BMTARD",
     "DYNAT",
     "FGSMRS",
+    "LBGAT",
     "MART",
     "MAT",
     "MAX",
@@ -59,12 +70,15 @@ __all__ = [
     "MSD",
     "MTARD",
     "PGDAT",
+    "RSLAD",
     "SGLR",
     "TRADES",
     "WRAPPERS",
+    "AdaAD",
     "Aux",
     "Batch",
     "Context",
+    "Distillation",
     "MATMutualUnion",
     "MATUnion",
     "Method",
