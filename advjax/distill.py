@@ -90,6 +90,25 @@ def floored_kl(teacher: jax.Array, student: jax.Array, temperature: jax.typing.A
     return losses.kl_probabilities(q, student, floor=1e-5)
 
 
+def gradient_matching(
+    teacher_ahead: jax.Array, teacher_behind: jax.Array, ahead: jax.Array, behind: jax.Array
+) -> jax.Array:
+    """IGDM's indirect matching of the logits' input gradients; no gradient reaches the teacher.
+
+        KL(softmax(T(x + d) - T(x - d)) || softmax(S(x + d) - S(x - d)))
+
+    Args:
+        teacher_ahead: logits T(x + d) [B, K].
+        teacher_behind: logits T(x - d) [B, K].
+        ahead: logits S(x + d) [B, K].
+        behind: logits S(x - d) [B, K].
+
+    Returns:
+        [B].
+    """
+    return losses.kl(jax.lax.stop_gradient(teacher_ahead - teacher_behind), ahead - behind)
+
+
 def peer_distillation(logits: jax.Array, peers: Sequence[jax.Array], temperature: float = 1.0) -> jax.Array:
     """Deep mutual learning's term: T^2 KL(sg p_j^T || p^T), mean over the peers j; no gradient reaches them.
 

@@ -13,8 +13,12 @@ from advjax.methods.attack import TrainingAttack
 from advjax.methods.awp import AWP
 from advjax.methods.base import Aux, Batch, Context, Method, Network, PerExample, State, accuracy
 from advjax.methods.bmtard import BMTARD, MTARD
+from advjax.methods.ciard import CIARD
 from advjax.methods.distillation import Distillation
 from advjax.methods.dynat import DYNAT
+from advjax.methods.iad import IADI, IADII
+from advjax.methods.igdm import IGDM
+from advjax.methods.kd import KD
 from advjax.methods.lbgat import LBGAT
 from advjax.methods.mart import MART
 from advjax.methods.mat import MAT
@@ -22,6 +26,7 @@ from advjax.methods.mat_union import MATMutualUnion, MATUnion
 from advjax.methods.natural import Natural
 from advjax.methods.pgd_at import FGSMRS, PGDAT
 from advjax.methods.rslad import RSLAD
+from advjax.methods.saad import SAAD, SAADC
 from advjax.methods.sglr import SGLR
 from advjax.methods.trades import TRADES
 from advjax.methods.union import AVG, MAX, MSD, SingleNorm
@@ -32,8 +37,13 @@ METHODS: dict[str, type[Method]] = {
     "ard": ARD,
     "avg": AVG,
     "bmtard": BMTARD,
+    "ciard": CIARD,
     "dynat": DYNAT,
     "fgsm_rs": FGSMRS,
+    "iad_i": IADI,
+    "iad_ii": IADII,
+    "igdm": IGDM,
+    "kd": KD,
     "lbgat": LBGAT,
     "mart": MART,
     "mat": MAT,
@@ -48,6 +58,8 @@ METHODS: dict[str, type[Method]] = {
     "p_inf": SingleNorm,
     "pgd_at": PGDAT,
     "rslad": RSLAD,
+    "saad": SAAD,
+    "saad_c": SAADC,
     "sglr": SGLR,
     "trades": TRADES,
 }
@@ -60,8 +72,13 @@ __all__ = [
     "AVG",
     "AWP",
     "BMTARD",
+    "CIARD",
     "DYNAT",
     "FGSMRS",
+    "IADI",
+    "IADII",
+    "IGDM",
+    "KD",
     "LBGAT",
     "MART",
     "MAT",
@@ -71,6 +88,8 @@ __all__ = [
     "MTARD",
     "PGDAT",
     "RSLAD",
+    "SAAD",
+    "SAADC",
     "SGLR",
     "TRADES",
     "WRAPPERS",
@@ -146,9 +165,11 @@ def create(name: str, attack: TrainingAttack | None = None, **values: Any) -> Me
 def _make(name: str, cls: type[Method], attack: TrainingAttack | None, values: dict[str, Any]) -> Method:
     parts: dict[str, Any] = {}
     if issubclass(cls, Wrapper):
-        base = dict(values.pop("base", {"name": default_base(cls)}))
+        own, base = defaults(name)["base"], dict(values.pop("base", {}))
+        if base.get("name", own["name"]) == own["name"]:
+            base = {**own, **base}
         with within("base."):
-            parts["base"] = create(base.pop("name", default_base(cls)), attack, **base)
+            parts["base"] = create(base.pop("name"), attack, **base)
     elif attack is not None and "attack" in {field.name for field in dataclasses.fields(cls)}:
         parts["attack"] = attack
     return cls(**parts, **_known(name, cls, values))

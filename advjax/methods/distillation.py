@@ -71,3 +71,14 @@ def running_statistics_only(attack: TrainingAttack) -> None:
     """
     if attack.statistics != "running":
         raise InputError("attack.statistics must be running: student and teacher are attacked in evaluation mode")
+
+
+def shares_of_one(method: Method, first: str, second: str) -> None:
+    """Refuses two weights of a method, `first` and `second`, that leave the third term less than none.
+
+    Raises:
+        InputError: their sum is above 1.
+    """
+    total = getattr(method, first) + getattr(method, second)
+    if total > 1:
+        raise InputError(f"plus {second} must be at most 1, it is {total:g}", first)
