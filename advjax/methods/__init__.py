@@ -165,9 +165,10 @@ def create(name: str, attack: TrainingAttack | None = None, **values: Any) -> Me
 def _make(name: str, cls: type[Method], attack: TrainingAttack | None, values: dict[str, Any]) -> Method:
     parts: dict[str, Any] = {}
     if issubclass(cls, Wrapper):
-        own, base = defaults(name)["base"], dict(values.pop("base", {}))
-        if base.get("name", own["name"]) == own["name"]:
-            base = {**own, **base}
+        default = default_base(cls)
+        base = dict(values.pop("base", default))
+        if base.setdefault("name", default["name"]) == default["name"]:
+            base = {**default, **base}
         with within("base."):
             parts["base"] = create(base.pop("name"), attack, **base)
     elif attack is not None and "attack" in {field.name for field in dataclasses.fields(cls)}:
@@ -175,10 +176,11 @@ def _make(name: str, cls: type[Method], attack: TrainingAttack | None, values: d
     return cls(**parts, **_known(name, cls, values))
 
 
-def default_base(cls: type[Wrapper]) -> str:
-    """Name of the method that a wrapper goes around if nothing else is said."""
-    default = next(field.default for field in dataclasses.fields(cls) if field.name == "base")
-    return next(name for name, other in METHODS.items() if other is type(default))
+def default_base(cls: type[Wrapper]) -> dict[str, Any]:
+    """The method that a wrapper goes around if nothing else is said: its name and hyperparameters."""
+    base = next(each.default for each in dataclasses.fields(cls) if each.name == "base")
+    name = next(name for name, other in METHODS.items() if other is type(base))
+    return {"name": name, **{field: _plain(getattr(base, field)) for field in hyperparameters(type(base))}}
 
 
 def hyperparameters(cls: type[Method]) -> dict[str, dataclasses.Field]:
@@ -196,9 +198,7 @@ def defaults(name: str) -> dict[str, Any]:
     cls = class_of(inner)
     plain = {field: _plain(each.default) for field, each in hyperparameters(cls).items()}
     if issubclass(cls, Wrapper):
-        base = next(each.default for each in dataclasses.fields(cls) if each.name == "base")
-        own = {field: _plain(getattr(base, field)) for field in hyperparameters(type(base))}
-        plain["base"] = {"name": default_base(cls), **own}
+        plain["base"] = default_base(cls)
     for wrapper in wrappers:
         fields = hyperparameters(WRAPPERS[wrapper])
         plain |= {f"{wrapper}_{field}": _plain(each.default) for field, each in fields.items()}
