@@ -73,6 +73,42 @@ def balance_losses(
     return new / jnp.sum(new)
 
 
+def floored_kl(teacher: jax.Array, student: jax.Array, temperature: jax.typing.ArrayLike = 1.0) -> jax.Array:
+    """KL to a teacher as RSLAD, MTARD and their descendants compute it; no gradient reaches the teacher.
+
+        sum_k q (log(q + 1e-5) - log p),    q = softmax(teacher/T),  p = softmax(student)
+
+    Args:
+        teacher: logits [B, K].
+        student: logits [B, K].
+        temperature: T, the teacher's alone.
+
+    Returns:
+        [B].
+    """
+    q = jax.lax.stop_gradient(jax.nn.softmax(teacher.astype(jnp.float32) / temperature))
+    return losses.kl_probabilities(q, student, floor=1e-5)
+
+
+def gradient_matching(
+    teacher_ahead: jax.Array, teacher_behind: jax.Array, ahead: jax.Array, behind: jax.Array
+) -> jax.Array:
+    """IGDM's indirect matching of the logits' input gradients; no gradient reaches the teacher.
+
+        KL(softmax(T(x + d) - T(x - d)) || softmax(S(x + d) - S(x - d)))
+
+    Args:
+        teacher_ahead: logits T(x + d) [B, K].
+        teacher_behind: logits T(x - d) [B, K].
+        ahead: logits S(x + d) [B, K].
+        behind: logits S(x - d) [B, K].
+
+    Returns:
+        [B].
+    """
+    return losses.kl(jax.lax.stop_gradient(teacher_ahead - teacher_behind), ahead - behind)
+
+
 def peer_distillation(logits: jax.Array, peers: Sequence[jax.Array], temperature: float = 1.0) -> jax.Array:
     """Deep mutual learning's term: T^2 KL(sg p_j^T || p^T), mean over the peers j; no gradient reaches them.
 

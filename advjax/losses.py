@@ -62,6 +62,13 @@ def entropy(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Arra
     return -jnp.sum(jnp.exp(log_p) * log_p, -1)
 
 
+def renyi_entropy(logits: jax.Array, order: float) -> jax.Array:
+    """Renyi entropy log(sum p^order)/(1 - order) of p = softmax(logits), in nats; at order 1 Shannon's; [B, K] -> [B]."""
+    if order == 1:
+        return entropy(logits)
+    return jax.nn.logsumexp(order * jax.nn.log_softmax(logits.astype(jnp.float32)), -1) / (1 - order)
+
+
 def best_other(logits: jax.Array, label: jax.Array) -> jax.Array:
     """The largest value among the classes other than `label` [B]; [B, K] -> [B]."""
     own = jnp.arange(logits.shape[-1]) == label[:, None]

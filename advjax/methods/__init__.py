@@ -8,26 +8,44 @@ from typing import Any
 
 from advjax import plugins
 from advjax.errors import InputError, unknown, within
+from advjax.methods.adaad import AdaAD
+from advjax.methods.ard import ARD
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.awp import AWP
 from advjax.methods.base import Aux, Batch, Context, Method, Network, PerExample, State, accuracy
 from advjax.methods.bmtard import BMTARD, MTARD
+from advjax.methods.ciard import CIARD
+from advjax.methods.distillation import Distillation
 from advjax.methods.dynat import DYNAT
+from advjax.methods.iad import IADI, IADII
+from advjax.methods.igdm import IGDM
+from advjax.methods.kd import KD
+from advjax.methods.lbgat import LBGAT
 from advjax.methods.mart import MART
 from advjax.methods.mat import MAT
 from advjax.methods.mat_union import MATMutualUnion, MATUnion
 from advjax.methods.natural import Natural
 from advjax.methods.pgd_at import FGSMRS, PGDAT
+from advjax.methods.rslad import RSLAD
+from advjax.methods.saad import SAAD, SAADC
 from advjax.methods.sglr import SGLR
 from advjax.methods.trades import TRADES
 from advjax.methods.union import AVG, MAX, MSD, SingleNorm
 from advjax.methods.wrapper import Wrapper
 
 METHODS: dict[str, type[Method]] = {
+    "adaad": AdaAD,
+    "ard": ARD,
     "avg": AVG,
     "bmtard": BMTARD,
+    "ciard": CIARD,
     "dynat": DYNAT,
     "fgsm_rs": FGSMRS,
+    "iad_i": IADI,
+    "iad_ii": IADII,
+    "igdm": IGDM,
+    "kd": KD,
+    "lbgat": LBGAT,
     "mart": MART,
     "mat": MAT,
     "mat_mutual_union": MATMutualUnion,
@@ -40,6 +58,9 @@ METHODS: dict[str, type[Method]] = {
     "p_2": SingleNorm,
     "p_inf": SingleNorm,
     "pgd_at": PGDAT,
+    "rslad": RSLAD,
+    "saad": SAAD,
+    "saad_c": SAADC,
     "sglr": SGLR,
     "trades": TRADES,
 }
@@ -48,11 +69,18 @@ METHODS: dict[str, type[Method]] = {
 WRAPPERS: dict[str, type[Wrapper]] = {"awp": AWP}
 
 __all__ = [
+    "ARD",
     "AVG",
     "AWP",
     "BMTARD",
+    "CIARD",
     "DYNAT",
     "FGSMRS",
+    "IADI",
+    "IADII",
+    "IGDM",
+    "KD",
+    "LBGAT",
     "MART",
     "MAT",
     "MAX",
@@ -60,12 +88,17 @@ __all__ = [
     "MSD",
     "MTARD",
     "PGDAT",
+    "RSLAD",
+    "SAAD",
+    "SAADC",
     "SGLR",
     "TRADES",
     "WRAPPERS",
+    "AdaAD",
     "Aux",
     "Batch",
     "Context",
+    "Distillation",
     "MATMutualUnion",
     "MATUnion",
     "Method",

@@ -26,6 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from advjax import fields, losses, models
 from advjax.models.layers import TrainMode
@@ -237,6 +238,11 @@ class Method:
         return ()
 
     @property
+    def pretrained(self) -> tuple[str, ...]:
+        """Names of trained networks that are given as frozen ones are, and trained on from there."""
+        return ()
+
+    @property
     def averaged(self) -> Mapping[str, str]:
         """Names of networks that are derived from a trained one (EMA, SWA) -> the network that each starts as."""
         return {}
@@ -265,6 +271,20 @@ class Method:
     def perturb_each_group(self) -> bool:
         """Whether every update group crafts its own examples; otherwise all use those crafted before the first."""
         return False
+
+    def optimizer(
+        self, name: str, default: optax.GradientTransformation, epoch: jax.typing.ArrayLike, epochs: int
+    ) -> optax.GradientTransformation:
+        """What steps the trained network `name`; the run's own transformation, unless its authors use another.
+
+        Args:
+            name: of a trained network.
+            default: the run's transformation.
+            epoch: counted from 0, traced; only rates may depend on it, not what is kept in the optimizer's state.
+            epochs: length of the run.
+        """
+        del name, epoch, epochs
+        return default
 
     def init_state(self, labels: np.ndarray, num_classes: int) -> State:
         """The state before the first step, from the training labels [N]."""

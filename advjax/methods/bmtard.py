@@ -13,8 +13,6 @@ from advjax.fields import above_up_to, at_least, between, field
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Aux, Method, State, accuracy
 
-FLOOR = 1e-5  # inside the logarithm of the teacher's probabilities, as the authors' code has it
-
 
 class Balance(NamedTuple):
     """What B-MTARD remembers, each [2] in the order (adversarial, clean).
@@ -119,8 +117,7 @@ class BMTARD(Method):
         return jnp.sum(weights * values), Aux({"student": student}, state, metrics)
 
     def _distance(self, context, teacher, temperature, logits):
-        q = jax.lax.stop_gradient(jax.nn.softmax(teacher / temperature))
-        return self.scale * context.mean(losses.kl_probabilities(q, logits, FLOOR)) / context.num_classes
+        return self.scale * context.mean(distill.floored_kl(teacher, logits, temperature)) / context.num_classes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,8 +70,8 @@ class Experiment(NamedTuple):
         optimizer: applied to each trained network.
         schedule: its learning rate by step.
         devices: where it runs.
-        given: name -> variables to start from.
-        teachers: name of the frozen network -> teacher.
+        given: name -> variables to start from (`init_from`).
+        teachers: name of the frozen or pretrained network -> teacher.
         attacks: the protocol of the evaluation.
         writers: of the metrics, beside `metrics.jsonl`.
     """
@@ -100,8 +100,17 @@ class Experiment(NamedTuple):
 
     @property
     def frozen(self) -> dict[str, Any]:
-        """name -> variables of the teachers that are there."""
-        return {name: teacher.variables for name, teacher in self.teachers.items() if teacher.variables is not None}
+        """name -> variables of the teachers that are there and are not trained."""
+        return {name: self.teachers[name].variables for name in self.method.frozen if self._is_there(name)}
+
+    @property
+    def initial(self) -> dict[str, Any]:
+        """name -> variables that trained networks start from: `init_from`, and teachers that are trained on."""
+        trained_on = {name: self.teachers[name].variables for name in self.method.pretrained if self._is_there(name)}
+        return {**self.given, **trained_on}
+
+    def _is_there(self, name: str) -> bool:
+        return self.teachers[name].variables is not None
 
     @property
     def plain(self) -> dict[str, Any]:

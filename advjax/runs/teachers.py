@@ -1,6 +1,6 @@
 """Teachers: the frozen networks of a method, from a finished run, from a weights file, or trained first.
 
-For every network that a method lists as frozen, `NAME_teacher`, the config has `teachers.NAME`
+For every network that a method lists as frozen or pretrained, `NAME_teacher`, the config has `teachers.NAME`
 (`advjax.runs.schema.TeacherConfig`). One without a path is trained first, in the folder teachers/NAME of the workdir, by
 the config `train`, to which its student's data, devices and the like are added.
 """
@@ -31,7 +31,7 @@ Build = Callable[[Mapping[str, Any], Parts], Experiment]
 
 
 def find(config: Config, method: Method, parts: Parts, build: Build) -> dict[str, Teacher]:
-    """Name of the frozen network -> teacher; nothing is computed, but everything is checked that can be.
+    """Name of the frozen or pretrained network -> teacher; nothing is computed, but everything is checked that can be.
 
     Args:
         config: the student's config.
@@ -42,7 +42,7 @@ def find(config: Config, method: Method, parts: Parts, build: Build) -> dict[str
     Raises:
         InputError: a teacher that is not there, does not fit the data, or whose config is wrong.
     """
-    wanted = {name.removesuffix("_teacher"): name for name in method.frozen}
+    wanted = {name.removesuffix("_teacher"): name for name in (*method.frozen, *method.pretrained)}
     for role in config.teachers:
         if role not in wanted:
             raise unknown("teacher of this method", f"teachers.{role}", [f"teachers.{role}" for role in wanted])

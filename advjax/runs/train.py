@@ -43,7 +43,7 @@ def make_trainer(experiment: Experiment, rollbacks: int = 0) -> Trainer:
 def first_state(trainer: Trainer, experiment: Experiment) -> TrainState:
     """The state before the first step, not placed yet."""
     dataset = experiment.dataset
-    return trainer.create(dataset.image_shape, dataset.train.label, experiment.given)
+    return trainer.create(dataset.image_shape, dataset.train.label, experiment.initial)
 
 
 def state_bytes(experiment: Experiment) -> int:

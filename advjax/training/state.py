@@ -50,19 +50,20 @@ def create_state(
     Args:
         method: what is trained.
         modules: name -> module, of every network of the method.
-        optimizer: the same for every network; each has its own state.
+        optimizer: the same for every network, unless the method has another for it; each has its own state.
         seed: a network's initial parameters depend on it and on the network's place among the method's.
         labels: training labels [N].
         num_classes: number of classes.
         image_shape: (H, W, C).
-        given: name -> variables to start from instead of fresh ones.
+        given: name -> variables to start from instead of fresh ones; of `method.pretrained` all.
     """
     variables = {}
     # Counted on from the frozen networks: a student never starts as a teacher that was trained with the same seed did.
     for index, name in enumerate(method.trained, start=len(method.frozen)):
         key = jax.random.fold_in(jax.random.key(seed), index)
         variables[name] = (given or {}).get(name) or models.init(modules[name], key, image_shape)
-    opt_state = {name: optimizer.init(variables[name]["params"]) for name in method.trained}
+    rules = {name: method.optimizer(name, optimizer, 0, 1) for name in method.trained}
+    opt_state = {name: rule.init(variables[name]["params"]) for name, rule in rules.items()}
     for name, source in method.averaged.items():
         variables[name] = jax.tree.map(jnp.copy, variables[source])
     return TrainState(

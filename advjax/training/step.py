@@ -73,7 +73,7 @@ def make_step(
     Args:
         method: what is trained.
         modules: name -> module, of every network.
-        optimizer: applied to each trained network on its own.
+        optimizer: applied to each trained network on its own; a method may put another in its place.
         config: see `StepConfig`.
         phase: what `method.phase` gave; another phase is another step.
     """
@@ -93,7 +93,8 @@ def make_step(
             at, gradients, (value, aux) = _gradients(method, context, adversarial, group_key)
             params = {}
             for name in names:
-                updates, opt_state[name] = optimizer.update(gradients[name], opt_state[name], at[name])
+                rule = method.optimizer(name, optimizer, epoch, config.epochs)
+                updates, opt_state[name] = rule.update(gradients[name], opt_state[name], at[name])
                 # The step is taken from w, though the gradient is that at `at`.
                 params[name] = optax.apply_updates(context.nets[name].params, updates)
             context = _advanced(context, params, aux, config.batch_norm)

@@ -70,6 +70,9 @@ class Inverted:
     def __call__(self, context, key, net, target, objective="ce"):
         return 1.0 - context.batch.image, net
 
+    def craft(self, context, key, objective):
+        return 1.0 - context.batch.image
+
 
 def first_batch(run: Any) -> jax.Array:
     """The clean images of a run's first step."""
