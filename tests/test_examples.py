@@ -150,7 +150,7 @@ def test_every_command_works_on_a_run_whose_parts_are_from_outside(folder, resul
     assert report["networks"]["student"]["architecture"] == "my_net:MyNet"
     again = json.loads((folder / "evaluated/report.json").read_text())
     assert again["networks"]["student"]["architecture"] == "my_net:MyNet"
-    assert "create('my_net:MyNet', 3)" in (folder / "outside/export/orbax/model_card.md").read_text()
+    assert "create('my_net:MyNet', 3, width=16)" in (folder / "outside/export/orbax/model_card.md").read_text()
     assert "| outside |" in (folder / "compared/compare.md").read_text()
 
 
