@@ -52,19 +52,22 @@ class Mapped:
 
     Args:
         mapped: what `jax.pmap` or `jax.jit` returned. Calls after the first have the same shapes.
+
+    Attributes:
+        program: the compiled function; None before the first call.
     """
 
     def __init__(self, mapped: Any) -> None:
         self._mapped = mapped
-        self._program: Callable[..., Any] | None = None
+        self.program: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         """The result of `mapped`."""
-        if self._program is None:
+        if self.program is None:
             if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
                 return self._mapped(*args)
-            self._program = self.lower(*args).compile(compiler_options=options())
-        return self._program(*args)
+            self.program = self.lower(*args).compile(compiler_options=options())
+        return self.program(*args)
 
     def lower(self, *args: Any) -> Any:
         """The lowered `mapped`, as `jax.jit(...).lower` gives it, for arguments of these shapes."""

@@ -39,7 +39,7 @@ def test_mapped_and_jitted_programs_keep_xlas_convolutions():
     assert not in_ynnpack(jax.jit(convolution, compiler_options=compiling.options()).lower(X, KERNEL).compile())
     mapped = parallel.pmap(convolution, jax.devices()[:2])
     mapped(jnp.stack([X, X]), jnp.stack([KERNEL, KERNEL]))
-    assert not in_ynnpack(mapped._program)
+    assert not in_ynnpack(mapped.program)
 
 
 def test_same_values():
