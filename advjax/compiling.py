@@ -110,6 +110,9 @@ class Mapped:
     Args:
         mapped: what `jax.pmap` or `jax.jit` returned. Calls after the first have the same shapes.
         devices: where it runs, which says what it is compiled for.
+
+    Attributes:
+        program: the compiled function; None before the first call.
     """
 
     def __init__(self, mapped: Any, devices: Sequence[jax.Device]) -> None:

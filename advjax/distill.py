@@ -24,6 +24,10 @@ def dropped(
 
     Returns:
         A scalar, `rate * factor ** (milestones passed)`.
+
+    Example:
+        >>> [round(float(dropped(0.1, epoch, 30, (1 / 3, 2 / 3))), 4) for epoch in (9, 10, 20)]
+        [0.1, 0.01, 0.001]
     """
     after = jnp.asarray([round(milestone * epochs) for milestone in milestones], jnp.float32)
     return rate * factor ** jnp.sum(epoch >= after)
@@ -45,6 +49,10 @@ def balance_temperatures(
 
     Returns:
         The new temperatures [2].
+
+    Example:
+        >>> balance_temperatures(jnp.array([2.0, 3.0]), jnp.array([0.5, 0.2]), 0.1)
+        Array([1.9, 3.1], dtype=float32)
     """
     return jnp.clip(temperatures - rate * jnp.sign(entropies - entropies[::-1]), low, high)
 
@@ -65,6 +73,10 @@ def balance_losses(
 
     Returns:
         The new weights [k], clipped at 0 and of sum 1. Losses that are all zero leave equal shares.
+
+    Example:
+        >>> balance_losses(jnp.array([0.5, 0.5]), jnp.array([3.0, 1.0]), jnp.array([4.0, 4.0]), 0.1).tolist()
+        [0.525, 0.475]
     """
     tiny = jnp.finfo(jnp.float32).tiny
     relative = (values / jnp.maximum(first, tiny)) ** gamma
@@ -119,47 +131,86 @@ def peer_distillation(logits: jax.Array, peers: Sequence[jax.Array], temperature
 
     Returns:
         [B].
+
+    Example:
+        >>> peer_distillation(jnp.zeros((1, 2)), [jnp.log(jnp.array([[0.25, 0.75]]))])
+        Array([0.1308], dtype=float32)
     """
     terms = [losses.kl(jax.lax.stop_gradient(peer), logits, temperature) for peer in peers]
     return temperature**2 * sum(terms[1:], terms[0]) / len(terms)
 
 
 def disagreement(logits: Sequence[jax.Array]) -> jax.Array:
-    """Share of the pairs among several networks that predict different classes; two or more [B, K] -> [B]."""
+    """Share of the pairs among several networks that predict different classes; two or more [B, K] -> [B].
+
+    Example:
+        >>> disagreement([jnp.eye(2), jnp.eye(2), jnp.eye(2)[::-1]]).tolist()  # two of three pairs
+        [0.667, 0.667]
+    """
     predicted = jnp.stack([jnp.argmax(z, -1) for z in logits])
     differ = (predicted[:, None] != predicted[None, :]).astype(jnp.float32)
     return jnp.sum(differ, (0, 1)) / (len(logits) * (len(logits) - 1))
 
 
 def dynamic_labels(logits: jax.Array) -> jax.Array:
-    """DYNAT's labels, the guide's arg max without gradient; [B, K] -> int32 [B]."""
+    """DYNAT's labels, the guide's arg max without gradient; [B, K] -> int32 [B].
+
+    Example:
+        >>> dynamic_labels(jnp.array([[0.0, 2.0, 1.0]]))
+        Array([1], dtype=int32)
+    """
     return jnp.argmax(jax.lax.stop_gradient(logits), -1).astype(jnp.int32)
 
 
 def label_memory(labels: jax.typing.ArrayLike, num_classes: int) -> jax.Array:
-    """The memory that SGLR starts with: labels [N] one-hot, float32 [N, K], a row per training example."""
+    """The memory that SGLR starts with: labels [N] one-hot, float32 [N, K], a row per training example.
+
+    Example:
+        >>> label_memory([1, 0], 3).tolist()
+        [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    """
     return jax.nn.one_hot(jnp.asarray(labels), num_classes, dtype=jnp.float32)
 
 
 def refine_labels(
     clean_logits: jax.Array, adversarial_logits: jax.Array, clean_weight: float = 0.2, temperature: float = 1.0
 ) -> jax.Array:
-    """Self-guided refinement (SGLR), no gradient: q = w_c softmax(f(x)/T) + (1 - w_c) softmax(f(x')/T); -> [B, K]."""
+    """Self-guided refinement (SGLR), no gradient: q = w_c softmax(f(x)/T) + (1 - w_c) softmax(f(x')/T); -> [B, K].
+
+    Example:
+        >>> refine_labels(jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[1.0, 3.0]]))).tolist()
+        [[0.3, 0.7]]
+    """
     clean, adversarial = jax.lax.stop_gradient((clean_logits, adversarial_logits))
     clean, adversarial = (jax.nn.softmax(z.astype(jnp.float32) / temperature) for z in (clean, adversarial))
     return clean_weight * clean + (1.0 - clean_weight) * adversarial
 
 
 def remember(memory: jax.Array, refined: jax.Array, alpha: float = 0.9) -> jax.Array:
-    """Self-distillation over time (SGLR), no gradient: S <- alpha S + (1 - alpha) q, on rows [B, K] of the memory."""
+    """Self-distillation over time (SGLR), no gradient: S <- alpha S + (1 - alpha) q, on rows [B, K] of the memory.
+
+    Example:
+        >>> remember(jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.5]])).tolist()
+        [[0.95, 0.05]]
+    """
     return jax.lax.stop_gradient(alpha * memory + (1.0 - alpha) * refined)
 
 
 def mix_with_labels(memory: jax.Array, label: jax.Array, r: float = 1.0) -> jax.Array:
-    """What SGLR trains on: r S + (1 - r) onehot(y); rows [B, K], labels [B] -> [B, K]."""
+    """What SGLR trains on: r S + (1 - r) onehot(y); rows [B, K], labels [B] -> [B, K].
+
+    Example:
+        >>> mix_with_labels(jnp.array([[0.5, 0.5]]), jnp.array([1]), r=0.8).tolist()
+        [[0.4, 0.6]]
+    """
     return r * memory + (1.0 - r) * jax.nn.one_hot(label, memory.shape[-1], dtype=memory.dtype)
 
 
 def label_entropy(probabilities: jax.Array) -> jax.Array:
-    """Entropy of labels given as probabilities, in nats; [B, K] -> [B]."""
+    """Entropy of labels given as probabilities, in nats; [B, K] -> [B].
+
+    Example:
+        >>> label_entropy(jnp.array([[0.5, 0.5]]))  # log 2
+        Array([0.6931], dtype=float32)
+    """
     return jnp.sum(jax.scipy.special.entr(probabilities), -1)

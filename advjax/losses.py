@@ -18,7 +18,14 @@ Objective = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Cross-entropy of softmax(logits) [B, K] against labels [B] or probabilities [B, K]; -> [B]."""
+    """Cross-entropy of softmax(logits) [B, K] against labels [B] or probabilities [B, K]; -> [B].
+
+    Example:
+        >>> cross_entropy(jnp.array([[0.0, jnp.log(3.0)]]), jnp.array([1]))  # -log(3/4)
+        Array([0.2877], dtype=float32)
+        >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.5, 0.5, 0.0, 0.0]]))  # log 4
+        Array([1.3863], dtype=float32)
+    """
     logits = logits.astype(jnp.float32)
     if target.ndim == logits.ndim:
         return optax.softmax_cross_entropy(logits, target)
@@ -30,6 +37,10 @@ def smooth_labels(target: jax.Array, num_classes: int, smoothing: float) -> jax.
 
     Returns:
         Probabilities [B, K]; `target` itself where `smoothing` is 0.
+
+    Example:
+        >>> smooth_labels(jnp.array([1]), 4, 0.2).tolist()
+        [[0.05, 0.85, 0.05, 0.05]]
     """
     if not smoothing:
         return target
@@ -40,6 +51,13 @@ def kl(q_logits: jax.Array, p_logits: jax.Array, temperature: float | jax.Array 
     """KL(softmax(q/T) || softmax(p/T)), gradient through both arguments; [B, K] x 2 -> [B].
 
     Multiply by T^2 where gradients should not shrink with the temperature (Hinton et al. 2015).
+
+    Example:
+        >>> q = jnp.log(jnp.array([[0.5, 0.5]]))
+        >>> kl(q, jnp.zeros((1, 2)))  # the same distribution
+        Array([0.], dtype=float32)
+        >>> kl(q, jnp.log(jnp.array([[0.25, 0.75]])))
+        Array([0.1438], dtype=float32)
     """
     log_q = jax.nn.log_softmax(q_logits.astype(jnp.float32) / temperature)
     log_p = jax.nn.log_softmax(p_logits.astype(jnp.float32) / temperature)
@@ -50,6 +68,10 @@ def kl_probabilities(q: jax.Array, logits: jax.Array, floor: float = 0.0) -> jax
     """KL(q || softmax(logits)) to given probabilities q [B, K]; -> [B].
 
     With `floor` > 0: sum q (log(q + floor) - log p), as RSLAD and MTARD compute it (1e-5).
+
+    Example:
+        >>> kl_probabilities(jnp.array([[1.0, 0.0]]), jnp.zeros((1, 2)))  # log 2; 0 log 0 is 0
+        Array([0.6931], dtype=float32)
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     log_q = jnp.log(q + floor) if floor else jnp.log(jnp.where(q > 0, q, 1.0))
@@ -57,7 +79,12 @@ def kl_probabilities(q: jax.Array, logits: jax.Array, floor: float = 0.0) -> jax
 
 
 def entropy(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:
-    """Entropy of softmax(logits / T) in nats; [B, K] -> [B]."""
+    """Entropy of softmax(logits / T) in nats; [B, K] -> [B].
+
+    Example:
+        >>> entropy(jnp.zeros((1, 4)))  # log 4
+        Array([1.3863], dtype=float32)
+    """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
     return -jnp.sum(jnp.exp(log_p) * log_p, -1)
 
@@ -70,7 +97,12 @@ def renyi_entropy(logits: jax.Array, order: float) -> jax.Array:
 
 
 def best_other(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """The largest value among the classes other than `label` [B]; [B, K] -> [B]."""
+    """The largest value among the classes other than `label` [B]; [B, K] -> [B].
+
+    Example:
+        >>> best_other(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0]))
+        Array([1.], dtype=float32)
+    """
     own = jnp.arange(logits.shape[-1]) == label[:, None]
     return jnp.max(jnp.where(own, -jnp.inf, logits), -1)
 
@@ -80,7 +112,12 @@ def _own(logits: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """max_{k != y} z_k - z_y: positive exactly where the label has lost; [B, K], [B] -> [B]."""
+    """max_{k != y} z_k - z_y: positive exactly where the label has lost; [B, K], [B] -> [B].
+
+    Example:
+        >>> margin(jnp.array([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]]), jnp.array([0, 1]))
+        Array([-1.,  1.], dtype=float32)
+    """
     logits = logits.astype(jnp.float32)
     return best_other(logits, label) - _own(logits, label)
 
@@ -89,6 +126,10 @@ def cw(logits: jax.Array, label: jax.Array, confidence: float = 50.0) -> jax.Arr
     """Carlini and Wagner's loss as CW-inf attacks maximise it: min(margin, confidence) up to a constant; -> [B].
 
     Computed as -max(z_y - max_{k != y} z_k + confidence, 0).
+
+    Example:
+        >>> cw(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0]))  # margin - confidence
+        Array([-51.], dtype=float32)
     """
     return -jnp.maximum(confidence - margin(logits, label), 0.0)
 
@@ -98,6 +139,10 @@ def dlr(logits: jax.Array, label: jax.Array) -> jax.Array:
 
     Raises:
         InputError: fewer than three classes.
+
+    Example:
+        >>> dlr(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0]))  # -(2 - 1)/(2 - 0)
+        Array([-0.5], dtype=float32)
     """
     if logits.shape[-1] < 3:
         raise InputError(f"the DLR loss needs at least 3 classes, the logits have {logits.shape[-1]}: use 'margin'")
@@ -111,6 +156,10 @@ def dlr_targeted(logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.
 
     Raises:
         InputError: fewer than four classes.
+
+    Example:
+        >>> dlr_targeted(jnp.array([[3.0, 1.0, 0.0, 0.0]]), jnp.array([0]), jnp.array([1]))  # -(3 - 1)/3
+        Array([-0.6667], dtype=float32)
     """
     if logits.shape[-1] < 4:
         raise InputError(f"the targeted DLR loss needs at least 4 classes, the logits have {logits.shape[-1]}")
@@ -127,13 +176,22 @@ def boosted_cross_entropy(logits: jax.Array, label: jax.Array, target: jax.Array
         logits: [B, K].
         label: true labels [B], which say what "wrong" means.
         target: what the cross-entropy is against, labels or probabilities; `label` if absent.
+
+    Example:
+        >>> boosted_cross_entropy(jnp.zeros((1, 2)), jnp.array([0]))  # log 2 - log(1.0001 - 1/2)
+        Array([1.3861], dtype=float32)
     """
     wrong = best_other(jax.nn.softmax(logits.astype(jnp.float32)), label)
     return cross_entropy(logits, label if target is None else target) - jnp.log(1.0001 - wrong + 1e-12)
 
 
 def correct(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """1.0 where the label is the arg max, else 0.0; [B, K], [B] -> [B]."""
+    """1.0 where the label is the arg max, else 0.0; [B, K], [B] -> [B].
+
+    Example:
+        >>> correct(jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1]))
+        Array([1., 0.], dtype=float32)
+    """
     return (jnp.argmax(logits, -1) == label).astype(jnp.float32)
 
 
@@ -151,6 +209,10 @@ def objective(name: str | Objective) -> Objective:
 
     Raises:
         InputError: no objective has that name.
+
+    Example:
+        >>> objective("margin") is margin
+        True
     """
     if callable(name):
         return name

@@ -25,6 +25,10 @@ def canonical_norm(norm: object) -> str:
 
     Raises:
         InputError: the norm is none of the three.
+
+    Example:
+        >>> [canonical_norm(norm) for norm in ("Linf", "l_2", 1)]
+        ['linf', 'l2', 'l1']
     """
     name = str(norm).lower().replace("_", "").replace("∞", "inf")
     name = _ALIASES.get(name, name)
@@ -50,7 +54,12 @@ def _flat(x: jax.Array) -> jax.Array:
 
 
 def norm(delta: jax.Array, norm: str) -> jax.Array:
-    """The norm of every example, [B, ...] -> [B]."""
+    """The norm of every example, [B, ...] -> [B].
+
+    Example:
+        >>> norm(jnp.array([[3.0, -4.0]]), "l2")
+        Array([5.], dtype=float32)
+    """
     flat = jnp.abs(_flat(delta))
     if norm == "linf":
         return flat.max(-1)
@@ -64,6 +73,12 @@ def project_ball(delta: jax.Array, norm: str, eps: jax.typing.ArrayLike) -> jax.
 
     The l_1 projection is soft thresholding (Duchi et al. 2008), exact up to a final rescaling that keeps the rounding
     of float32 sums from showing at an l_1 radius of 12.
+
+    Example:
+        >>> project_ball(jnp.array([[3.0, -4.0]]), "l2", 1.0).tolist()
+        [[0.6, -0.8]]
+        >>> project_ball(jnp.array([[3.0, -4.0]]), "l1", 1.0)  # soft thresholding
+        Array([[ 0., -1.]], dtype=float32)
     """
     radius = per_example(eps, delta)
     if norm == "linf":
@@ -107,6 +122,10 @@ def project(x_adv: jax.Array, x: jax.Array, norm: str, eps: jax.typing.ArrayLike
     """`x_adv` into the ball of radius `eps` around `x`, then into the box [0, 1].
 
     Clipping moves every coordinate towards `x`, which lies in the box, so the result is inside both.
+
+    Example:
+        >>> project(jnp.array([[0.9, 0.1]]), jnp.array([[0.2, 0.1]]), "linf", 0.5).tolist()
+        [[0.7, 0.1]]
     """
     return jnp.clip(x + project_ball(x_adv - x, norm, eps), 0.0, 1.0)
 
@@ -115,6 +134,11 @@ def project_l1_box(x_adv: jax.Array, x: jax.Array, eps: jax.typing.ArrayLike) ->
     """The nearest point (in l_2) to `x_adv` in the intersection of the l_1 ball around `x` and the box [0, 1].
 
     Exact (Croce and Hein 2021, "Mind the box"): ball first, box second is not, and makes l_1 attacks weaker.
+
+    Example:
+        >>> x = jnp.array([[0.9, 0.5]])
+        >>> project_l1_box(x + jnp.array([[0.5, 0.5]]), x, 0.5).tolist()  # 0.1 fit in the box, the rest goes elsewhere
+        [[1.0, 0.9]]
     """
     y, flat = _flat(x_adv - x), _flat(x)
     room = jnp.where(y > 0, 1.0 - flat, flat)
@@ -172,6 +196,13 @@ def steepest_step(
 
     Returns:
         [B, ...]; zero where the gradient is zero.
+
+    Example:
+        >>> gradient = jnp.array([[3.0, -4.0]])
+        >>> steepest_step(gradient, "linf")
+        Array([[ 1., -1.]], dtype=float32)
+        >>> steepest_step(gradient, "l1")
+        Array([[ 0., -1.]], dtype=float32)
     """
     if norm == "linf":
         return jnp.sign(gradient)

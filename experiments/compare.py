@@ -70,7 +70,7 @@ def _finish_runs(options: Any, display: Display) -> dict[str, list[dict[str, Any
     except ValueError:
         raise InputError(f"--seeds must be whole numbers such as 0,1,2, they are {options.seeds!r}") from None
     methods, root = options.methods.split(","), pathlib.Path(options.root)
-    configs = {(m, s): _config(m, s, methods, root, options) for s in seeds for m in methods}
+    configs = {(m, s): config_of(m, s, methods, root, options) for s in seeds for m in methods}
     reports: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for (method, seed), config in configs.items():
         workdir = root / f"{method}-{seed}"
@@ -80,7 +80,8 @@ def _finish_runs(options: Any, display: Display) -> dict[str, list[dict[str, Any
     return reports
 
 
-def _config(method: str, seed: int, methods: Sequence[str], root: pathlib.Path, options: Any) -> runs.Config:
+def config_of(method: str, seed: int, methods: Sequence[str], root: pathlib.Path, options: Any) -> runs.Config:
+    """What one run of the comparison is: the method's config with the comparison's protocol, settings and teachers."""
     config = cli.load_config(f"experiments/configs/{method}.py:{options.variant}")
     config.seed = seed
     config.evaluation.protocol = options.protocol

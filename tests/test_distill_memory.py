@@ -1,13 +1,16 @@
 """Dynamic labels and label memory: numbers worked out by hand, and no gradient where none may flow."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import distill
+from advjax import distill, losses
 
 LOGITS = jnp.log(jnp.asarray([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]]))
 OTHER = jnp.log(jnp.asarray([[0.3, 0.3, 0.4], [0.6, 0.3, 0.1]]))
+# A fifth of the first and four fifths of the second.
+REFINED = np.asarray([[0.26, 0.38, 0.36], [0.58, 0.29, 0.13]], np.float32)
 
 
 def test_memory_starts_one_hot():
@@ -18,7 +21,32 @@ def test_memory_starts_one_hot():
 
 def test_refinement_mixes_the_two_predictions():
     q = distill.refine_labels(LOGITS, OTHER, clean_weight=0.2)
-    np.testing.assert_allclose(q, [[0.26, 0.38, 0.36], [0.58, 0.29, 0.13]], rtol=1e-5)
+    np.testing.assert_allclose(q, REFINED, rtol=1e-5)
+
+
+class Transformed(chex.TestCase):
+    """A step of SGLR's memory and of both balances, under the transformations that a training step puts around it."""
+
+    @chex.variants(with_jit=True, without_jit=True, without_device=True, with_pmap=True)
+    def test_what_a_step_does(self):
+        def step(clean, adversarial, memory, label, temperatures):
+            memory = distill.remember(memory, distill.refine_labels(clean, adversarial), alpha=0.9)
+            target = distill.mix_with_labels(memory, label, r=0.5)
+            entropies = jnp.stack([jnp.mean(losses.entropy(z)) for z in (clean, adversarial)])
+            balanced = distill.balance_temperatures(temperatures, entropies, 0.1)
+            weights = distill.balance_losses(jnp.full(2, 0.5), entropies, jnp.ones(2), 0.1)
+            return target, distill.label_entropy(target), balanced, weights, distill.dropped(1.0, label[0], 4, (0.5,))
+
+        memory, label = np.eye(3, dtype=np.float32)[:2], np.asarray([2, 0], np.int32)
+        target, entropy, balanced, weights, rate = self.variant(step)(
+            np.asarray(LOGITS), np.asarray(OTHER), memory, label, np.asarray([2.0, 3.0], np.float32)
+        )
+        chex.assert_shape([target, entropy, balanced, weights, rate], [(2, 3), (2,), (2,), (2,), ()])
+        chex.assert_trees_all_close(target, 0.5 * (0.9 * memory + 0.1 * REFINED) + 0.5 * np.eye(3)[label], atol=1e-6)
+        chex.assert_trees_all_close(entropy, -np.sum(target * np.log(target), -1), rtol=1e-5)
+        # the entropies of LOGITS are below those of OTHER
+        chex.assert_trees_all_close(balanced, np.asarray([2.1, 2.9], np.float32), rtol=1e-6)
+        assert weights[1] > weights[0] and np.isclose(np.sum(weights), 1.0) and np.isclose(rate, 0.1)
 
 
 def test_temperature_softens_both():
@@ -33,7 +61,7 @@ def test_memory_is_a_running_average_whose_rows_sum_to_one():
     for _ in range(50):
         memory = distill.remember(memory, distill.refine_labels(LOGITS, OTHER), alpha=0.9)
     np.testing.assert_allclose(memory.sum(-1), 1.0, rtol=1e-5)
-    expected = 0.9**50 * np.eye(3)[:2] + (1 - 0.9**50) * np.asarray([[0.26, 0.38, 0.36], [0.58, 0.29, 0.13]])
+    expected = 0.9**50 * np.eye(3)[:2] + (1 - 0.9**50) * REFINED
     np.testing.assert_allclose(memory, expected, rtol=1e-4)
 
 

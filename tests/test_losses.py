@@ -1,9 +1,11 @@
-"""Losses against hand-computed values, with and without jit."""
+"""Losses against hand-computed values, under the transformations that they are used with."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from advjax import losses
 from advjax.errors import InputError
@@ -36,11 +38,27 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_by_hand(name, transform):
-    loss, arguments, expected = CASES[name]
-    np.testing.assert_allclose(transform(loss)(*arguments), expected, rtol=1e-5)
+class ByHand(chex.TestCase):
+    """The same numbers with and without jit, from host arrays and on every device."""
+
+    @chex.variants(with_jit=True, without_jit=True, without_device=True, with_pmap=True)
+    @parameterized.named_parameters(*((name, *case) for name, case in CASES.items()))
+    def test_by_hand(self, loss, arguments, expected):
+        values = self.variant(loss)(*arguments)
+        chex.assert_shape(values, (2,))
+        chex.assert_trees_all_close(values, np.asarray(expected, np.float32), rtol=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+    def test_gradients_are_finite_where_an_output_is_certain(self):
+        """A logit of 1e4 is a probability of 0 and of 1; the DLR alone divides by its size."""
+        sure, label = jnp.array([[1e4, 0.0, -1e4, 0.0]]), jnp.array([1])
+        given = {losses.kl: sure, losses.kl_probabilities: jnp.array([[0.0, 1.0, 0.0, 0.0]])}
+
+        def total(logits):
+            of_labels = [f for f, arguments, _ in CASES.values() if len(arguments) == 2 and arguments[1] is LABEL]
+            return sum(f(logits, label).sum() for f in of_labels) + sum(f(x, logits).sum() for f, x in given.items())
+
+        chex.assert_tree_all_finite(self.variant(jax.grad(total))(sure))
 
 
 def test_temperature_divides_the_logits():

@@ -1,9 +1,11 @@
 """Geometry against slow float64 references, with and without jit."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -93,6 +95,25 @@ def test_l1_projection_is_tight_at_image_size():
     y = jax.random.normal(jax.random.key(0), (4, 3072)) * jnp.array([[0.01], [0.1], [1.0], [30.0]])
     lengths = size(threat.project_ball(y, "l1", 12.0), "l1")
     np.testing.assert_allclose(lengths, 12.0, rtol=1e-5)
+
+
+class Transformed(chex.TestCase):
+    """Geometry is the same under the transformations that attacks put around it."""
+
+    @chex.variants(with_jit=True, without_jit=True, without_device=True, with_pmap=True)
+    @parameterized.parameters(*NORMS)
+    def test_projections_and_steps(self, norm):
+        x, y = np.random.default_rng(0).uniform(0, 1, (2, 3, 2, 2, 1)).astype(np.float32)
+
+        def geometry(x, y):
+            eps = jnp.array([0.1, 0.5, 1.0])
+            step = threat.steepest_step(y - x, norm)
+            return threat.project(y, x, norm, eps), threat.project_l1_box(y, x, eps), step, threat.norm(step, norm)
+
+        projected, boxed, step, size = self.variant(geometry)(x, y)
+        chex.assert_equal_shape([projected, boxed, step, x])
+        chex.assert_trees_all_close((projected, boxed, step, size), geometry(jnp.asarray(x), jnp.asarray(y)), atol=1e-6)
+        chex.assert_trees_all_close(size, np.ones(3, np.float32), rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

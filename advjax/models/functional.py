@@ -39,6 +39,13 @@ def logits_fn(module: nn.Module, variables: Any) -> Partial:
 
     Returns:
         A `jax.tree_util.Partial`, called with images.
+
+    Example:
+        >>> from advjax import models
+        >>> module = models.create("tiny_cnn", num_classes=3)
+        >>> f = logits_fn(module, models.init(module, jax.random.key(0), (4, 4, 1)))
+        >>> f(jax.numpy.zeros((2, 4, 4, 1))).shape
+        (2, 3)
     """
     return Partial(Evaluation(module), {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})})
 

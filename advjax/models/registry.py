@@ -96,6 +96,17 @@ def create(name: str, num_classes: int, **chosen: Any) -> nn.Module:
 
     Raises:
         InputError: an unknown name or option, or a value that the option cannot take.
+
+    Example:
+        >>> module = create("resnet18", 10, mean=(0.5,), std=(0.25,))
+        >>> type(module).__name__, module.num_classes, module.mean
+        ('ResNet', 10, (0.5,))
+        >>> describe(module)
+        ('resnet18', {'mean': (0.5,), 'std': (0.25,)})
+        >>> create("resnet81", 10)
+        Traceback (most recent call last):
+            ...
+        advjax.errors.InputError: unknown network 'resnet81'; did you mean ...
     """
     if isinstance(num_classes, bool) or num_classes < 1:
         raise InputError(f"num_classes must be at least 1, not {num_classes}")

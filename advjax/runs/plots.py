@@ -24,14 +24,14 @@ def _save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def compare(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Clean against robust accuracy, a point per method and seed, a panel per attack.
+    """Clean against robust accuracy, a point per method and seed, a panel per attack; one panel where there is none.
 
     Args:
         content: what `experiments.compare.summarise` gives.
         path: where the image goes.
     """
     methods = content["methods"]
-    attacks = [attack for attack in next(iter(methods.values()))["accuracy"] if attack != "clean"]
+    attacks = [attack for attack in next(iter(methods.values()))["accuracy"] if attack != "clean"] or ["clean"]
     figure, axes = _axes(len(attacks))
     for axis, attack in zip(axes[0], attacks, strict=True):
         for name, method in methods.items():
@@ -51,7 +51,7 @@ def training(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str],
     """The course of a training: accuracies, losses, and the method's own quantities over the epochs.
 
     Args:
-        records: of `metrics.jsonl`, see `advjax.training.log.read_metrics`.
+        records: of `metrics.jsonl`, see `advjax.runs.metrics.read_metrics`.
         path: where the image goes.
         title: over the figure.
     """

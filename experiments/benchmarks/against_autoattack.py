@@ -100,16 +100,17 @@ class Process:
     Attributes:
         seconds: how long it has run.
         ended: whether it has ended by itself.
+        process: the process itself.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
         self.seconds = 0.0
         self.ended = False
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
-        assert self._process.stdout is not None
-        self._out = self._process.stdout
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
+        assert self.process.stdout is not None
+        self._out = self.process.stdout
         self._rest = b""
-        self._process.send_signal(signal.SIGSTOP)
+        self.process.send_signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> list[tuple[float, str]]:
         """Lets it run this long, or to its end; -> what it printed, with the seconds that it had run by then.
@@ -118,7 +119,7 @@ class Process:
             InputError: it failed; it has said why.
         """
         lines, started = [], time.perf_counter()
-        self._process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)
         with selectors.DefaultSelector() as selector:
             selector.register(self._out, selectors.EVENT_READ)
             while (left := started + seconds - time.perf_counter()) > 0:
@@ -130,18 +131,18 @@ class Process:
                 lines += [(ran, line.decode()) for line in whole]
                 if not piece:
                     self.ended = True
-                    if status := self._process.wait():
-                        raise InputError(f"{' '.join(self._process.args)} ended with status {status}")
+                    if status := self.process.wait():
+                        raise InputError(f"{' '.join(self.process.args)} ended with status {status}")
                     break
         if not self.ended:
-            self._process.send_signal(signal.SIGSTOP)
+            self.process.send_signal(signal.SIGSTOP)
         self.seconds += time.perf_counter() - started
         return lines
 
     def kill(self) -> None:
         """Ends it, stopped or not."""
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
 def in_turns(processes: Mapping[str, Process], seconds: Mapping[str, float]) -> Iterator[tuple[str, float, str]]:

@@ -144,7 +144,7 @@ def test_a_process_that_fails_ends_the_turns_and_the_other():
     waits = Process([sys.executable, "-c", "import time; time.sleep(600)"], {})
     with pytest.raises(InputError, match="ended with status 3"):
         list(in_turns({"waits": waits, "fails": fails}, {"waits": 0.05, "fails": 5.0}))
-    assert waits._process.poll() is not None
+    assert waits.process.poll() is not None
 
 
 def test_a_wrong_flag_is_one_line():

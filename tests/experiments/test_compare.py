@@ -6,7 +6,7 @@ import json
 import pytest
 
 from experiments import compare
-from experiments.compare import _config, markdown, summarise
+from experiments.compare import config_of, markdown, summarise
 
 
 def report(method, clean, robust, warnings=()):
@@ -45,11 +45,11 @@ def test_one_seed_has_no_range_and_no_verdict():
 def test_teachers_come_from_the_comparison(tmp_path):
     options = argparse.Namespace(variant="digits", protocol="fast", set=["epochs=2"])
     methods = ["natural", "trades", "bmtard"]
-    config = _config("bmtard", 1, methods, tmp_path, options)
+    config = config_of("bmtard", 1, methods, tmp_path, options)
     assert config.teachers["clean"].path == str(tmp_path / "natural-1")
     assert config.teachers["robust"].path == str(tmp_path / "trades-1")
     assert (config.seed, config.epochs, config.evaluation.protocol) == (1, 2, "fast")
-    assert _config("bmtard", 1, ["bmtard"], tmp_path, options).teachers["clean"].path == ""
+    assert config_of("bmtard", 1, ["bmtard"], tmp_path, options).teachers["clean"].path == ""
 
 
 def test_a_comparison_to_its_end_and_nothing_is_done_twice(tmp_path, capsys):

@@ -1,7 +1,6 @@
 """The command line as its users run it: in processes of its own, on four simulated devices."""
 
 import json
-import pathlib
 import signal
 import subprocess
 import sys
@@ -10,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.commands import ROOT, assert_one_line, run_all
+
 PGD_AT = "experiments/configs/pgd_at.py"
 SHORT = (
     "--config.epochs=3",
@@ -240,35 +240,9 @@ BAD_INPUT = [
     (["stray"], "unexpected argument 'stray'"),
 ]
 
-# One process imports everything once and forks for every command line, before any device is touched.
-FORKS = """
-import json, os, sys, tempfile
-import advjax, experiments.run
-advjax.data.load("digits")
-results = []
-for argv in json.load(sys.stdin):
-    with tempfile.TemporaryFile() as file:
-        if not (child := os.fork()):
-            os.dup2(file.fileno(), 2)
-            sys.argv = ["run", *argv]  # where ml_collections looks for --config.field=value
-            os._exit(experiments.run.main(sys.argv))
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        file.seek(0)
-        results.append([status, file.read().decode()])
-print(json.dumps(results))
-"""
-
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):
-    commands = [[f"--config={PGD_AT}:digits", f"--workdir={tmp_path / 'new'}", *flags] for flags, _ in BAD_INPUT]
-    process = subprocess.run(
-        [sys.executable, "-c", FORKS], cwd=ROOT, input=json.dumps(commands), capture_output=True, text=True, timeout=600
-    )
-    assert process.returncode == 0, process.stderr
-    results = json.loads(process.stdout.splitlines()[-1])
-    for (flags, expected), (status, error) in zip(BAD_INPUT, results, strict=True):
-        assert status == 2, (flags, error)
-        assert len(error.strip().splitlines()) == 1, (flags, error)
-        assert error.startswith("error: "), (flags, error)
-        assert expected in error, (flags, error)
+    commands = [["run", f"--config={PGD_AT}:digits", f"--workdir={tmp_path / 'new'}", *flags] for flags, _ in BAD_INPUT]
+    for (_, expected), result in zip(BAD_INPUT, run_all(commands), strict=True):
+        assert_one_line(result, expected)
     assert not (tmp_path / "new").exists()

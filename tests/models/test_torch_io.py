@@ -60,7 +60,7 @@ def test_names_of_public_code():
     for name, wanted in expected.items():
         shape = (28, 28, 1) if name == "small_cnn" else SHAPE
         module = models.create(name, 10)
-        _, leaves = torch_io._leaves(module, models.variable_shapes(module, shape))
+        leaves = flatten_dict(models.variable_shapes(module, shape))
         names = [torch_names.torch_name(module, leaf[1:]) for leaf in leaves]
         assert len(set(names)) == len(names)
         assert wanted <= set(names)
@@ -135,7 +135,7 @@ def test_dead_sub_block(wrn, tmp_path):
 def test_sub_block_makes_up_the_published_parameter_count():
     module = models.create("wrn_34_10", 10)
     shapes = models.variable_shapes(module, SHAPE)
-    _, leaves = torch_io._leaves(module, shapes)
+    leaves = flatten_dict(shapes)
     params = {path[1:]: leaf for path, leaf in leaves.items() if path[0] == "params"}
     block1 = sum(int(np.prod(leaf.shape)) for path, leaf in params.items() if path[0].startswith("block1_"))
     assert models.parameter_count(module, SHAPE) + block1 == 48_262_586

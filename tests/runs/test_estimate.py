@@ -1,0 +1,37 @@
+"""What a run would be: said without training, measured with stand-ins for teachers that are not there yet."""
+
+import jax
+import numpy as np
+
+from advjax import models, runs
+from advjax.runs.display import Display
+from advjax.runs.estimate import describe, time_step, with_stand_ins
+from advjax.runs.experiment import Teacher
+
+
+def test_a_description_names_data_networks_and_time(small_config, capsys):
+    experiment = runs.build(small_config)
+    describe(experiment, Display(live=False))
+    text = capsys.readouterr().out
+    count = models.parameter_count(experiment.modules["model"], (4, 4, 1))
+    assert "data: npz, 3 classes, images (4, 4, 1), 96 to train, 16 to validate, 32 to test" in text
+    assert f"network model: TinyCNN, {count:,} parameters" in text
+    assert '"eps": "0.2"' in text and "6 steps take about" in text
+
+
+def test_a_step_is_timed_without_what_came_before(small_config):
+    compiling, step = time_step(runs.build(small_config), repeats=2)
+    assert 0 < step < compiling
+
+
+def test_stand_ins_are_for_those_that_are_missing(small_config):
+    experiment = runs.build(small_config)
+    module = experiment.modules["model"]
+    given = Teacher("robust", "a file", module, models.init(module, jax.random.key(5), (4, 4, 1)))
+    missing = given._replace(role="clean", variables=None)
+    experiment = experiment._replace(teachers={"robust_teacher": given, "clean_teacher": missing})
+    assert set(experiment.frozen) == {"robust_teacher"}
+    ready = with_stand_ins(experiment)
+    assert ready.teachers["robust_teacher"] is given and set(ready.frozen) == {"robust_teacher", "clean_teacher"}
+    shapes = (jax.tree.map(np.shape, teacher.variables) for teacher in ready.teachers.values())
+    assert next(shapes) == next(shapes)

@@ -1,0 +1,97 @@
+"""A run's folder: what cannot be read is said in one line."""
+
+import json
+import shutil
+
+import pytest
+
+import advjax
+from advjax import runs
+from advjax.errors import InputError
+from advjax.runs.workdir import is_finished, prepare, read_config
+
+
+@pytest.fixture
+def copy(small_run, tmp_path):
+    """A copy of the run, to be spoilt."""
+    return shutil.copytree(small_run, tmp_path / "copy")
+
+
+GARBLED = {
+    "no JSON": (b"{", "cannot be read"),
+    "no text": (b"\xff\xfe\x00", "cannot be read"),
+    "endless": (b"[" * 100_000, "cannot be read"),
+    "a list": (b"[1]", "holds no JSON object"),
+    "empty": (b"", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", GARBLED)
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_garbled_files(copy, name, kind):
+    content, expected = GARBLED[kind]
+    (copy / name).write_bytes(content)
+    with pytest.raises(InputError, match=expected) as error:
+        advjax.load_run(copy)
+    assert "\n" not in str(error.value) and str(copy / name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"epohcs": 3}, "unknown config field 'epohcs'"),
+        ({"epochs": "many"}, "epochs must be a whole number"),
+        ({"method": {"name": "trads"}}, "did you mean trades"),
+        ({"method": 3}, "method must be a group of fields"),
+        ({"network": {"name": "tiny_cnn", "wdth": 2}}, "wdth"),
+    ],
+)
+def test_a_config_that_says_what_cannot_be(copy, change, expected):
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(InputError, match=expected) as error:
+        advjax.load_run(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_folder_lacks(copy, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere is not the folder of a run: it has no config\.json"):
+        advjax.load_run(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"^checkpoint must be a checkpoint, it is 'bst'; did you mean best"):
+        advjax.load_run(copy, checkpoint="bst")
+    with pytest.raises(InputError, match=r"^network must be a network of the run in .*, it is 'student'.*model"):
+        advjax.load_run(copy, "student")
+    (copy / "data.json").write_text('{"num_classes": 3}')
+    with pytest.raises(InputError, match=r"data\.json does not say num_classes and image_shape"):
+        advjax.load_run(copy)
+    (copy / "data.json").write_text('{"num_classes": 4, "image_shape": [4, 4, 1]}')
+    with pytest.raises(InputError, match=r"checkpoint in .*: params/.* has shape .*, TinyCNN needs"):
+        advjax.load_run(copy)
+    (copy / "data.json").write_text('{"num_classes": 3, "image_shape": [4, 4, 1]}')
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        advjax.load_run(copy)
+    (copy / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        advjax.load_run(copy)
+
+
+def test_the_config_comes_back_and_only_its_report_makes_a_run_finished(small_run, small_config, copy):
+    config = read_config(small_run)
+    assert config == runs.read(small_config) and is_finished(small_run, config)
+    other = small_config.copy_and_resolve_references()
+    other.evaluation.seed = 1
+    assert not is_finished(small_run, runs.read(other))
+    (copy / "report.json").unlink()
+    assert not is_finished(copy, config)
+
+
+def test_a_folder_is_prepared_for_one_training_alone(small_config, copy, tmp_path):
+    prepare(copy, runs.build(small_config))
+    other = small_config.copy_and_resolve_references()
+    other.seed = 1
+    with pytest.raises(InputError, match=r"holds a run with another config \(seed: 0 -> 1\)"):
+        prepare(copy, runs.build(other))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="workdir must be a folder that can be written to"):
+        prepare(tmp_path / "file", runs.build(small_config))
