@@ -8,6 +8,7 @@ from typing import Any
 
 from advjax.errors import unknown, within
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.averaging import EMA, SEAT, SWA
 from advjax.methods.awp import AWP
 from advjax.methods.base import Aux, Batch, Context, Method, Network, PerExample, State, accuracy
 from advjax.methods.bmtard import BMTARD, MTARD
@@ -39,18 +40,20 @@ METHODS: dict[str, type[Method]] = {
     "p_2": SingleNorm,
     "p_inf": SingleNorm,
     "pgd_at": PGDAT,
+    "seat": SEAT,
     "sglr": SGLR,
     "trades": TRADES,
 }
 
 # NAME_awp is the method NAME inside the wrapper AWP, whose own fields are then awp_gamma and awp_warmup.
-WRAPPERS: dict[str, type[Wrapper]] = {"awp": AWP}
+WRAPPERS: dict[str, type[Wrapper]] = {"awp": AWP, "ema": EMA, "swa": SWA}
 
 __all__ = [
     "AVG",
     "AWP",
     "BMTARD",
     "DYNAT",
+    "EMA",
     "FGSMRS",
     "MART",
     "MAT",
@@ -59,7 +62,9 @@ __all__ = [
     "MSD",
     "MTARD",
     "PGDAT",
+    "SEAT",
     "SGLR",
+    "SWA",
     "TRADES",
     "WRAPPERS",
     "Aux",

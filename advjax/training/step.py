@@ -17,6 +17,9 @@ from advjax.fields import SEED, at_least, field, one_of
 from advjax.methods.base import Aux, Batch, Context, Method, Network, State
 from advjax.training.state import TrainState
 
+# Purpose of a key that is drawn between two steps: no step's own.
+_END = 2**31
+
 Metrics = dict[str, jax.Array]
 Step = Callable[..., tuple[TrainState, Metrics]]
 
@@ -105,33 +108,89 @@ def make_step(
     return step
 
 
-def make_indexed_step(step: Step, config: StepConfig) -> Step:
+def make_indexed_step(step: Step, config: StepConfig, views: int = 1) -> Step:
     """`(state, frozen, data, order) -> (state, metrics)`: the step on the batch that `order` holds for it.
 
     It gathers its batch from the training set by the step counter and augments it, so that nothing but the call itself
-    comes from the host.
+    comes from the host. `views` is the method's.
     """
 
     def indexed(state: TrainState, frozen: Mapping[str, Any], data: Data, order: Order):
         steps = len(order.rows)
-        rows, weight = jax.tree.map(lambda leaf: leaf[state.step % steps], (order.rows, order.weight))
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
-        image = augment(key, data.image[rows], rows, config.augment)
-        return step(state, frozen, Batch(image, data.label[rows], rows, weight), state.step // steps)
+        batch = _gathered(data, order, state.step % steps, key, config.augment, views)
+        return step(state, frozen, batch, state.step // steps)
 
     return indexed
 
 
+def make_epoch_end(
+    method: Method, modules: Mapping[str, nn.Module], config: StepConfig, phase: Hashable
+) -> Callable[..., TrainState]:
+    """The per-device function `(state, frozen, data, order) -> state` that follows the last step of an epoch.
+
+    To be called, with the order of the epoch that is over, only where `method.ends(phase)`.
+
+    Args:
+        method: what is trained.
+        modules: name -> module, of every network.
+        config: see `StepConfig`.
+        phase: of the epoch that is over.
+    """
+
+    def end(state: TrainState, frozen: Mapping[str, Any], data: Data, order: Order) -> TrainState:
+        steps = len(order.rows)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), _END)
+        context = _context(modules, config, phase, state, frozen, None, state.step // steps - 1, key)
+        nets, moved = method.after_epoch(context)
+        context = context.with_nets(nets)
+        names = method.recomputed(phase)
+
+        def revisit(index, stats):
+            batch = _gathered(data, order, index, jax.random.fold_in(key, index), config.augment)
+            for name in names:
+                net = dataclasses.replace(context.nets[name].with_stats(stats[name]), weight=batch.weight)
+                net = net.train(batch.image, momentum=index / (index + 1.0))[1]
+                stats = {**stats, name: _shared(net.stats, config.batch_norm)}
+            return stats
+
+        if names:
+            stats = jax.lax.fori_loop(0, steps, revisit, {name: context.nets[name].stats for name in names})
+            context = context.with_nets({name: context.nets[name].with_stats(stats[name]) for name in names})
+        return dataclasses.replace(
+            state,
+            params={name: context.nets[name].params for name in state.params},
+            stats={name: context.nets[name].stats for name in state.stats},
+            method=state.method if moved is None else state.method._replace(shared=moved.shared),
+        )
+
+    return end
+
+
+def _gathered(data: Data, order: Order, index: jax.Array, key: jax.Array, kind: str, views: int = 1) -> Batch:
+    """The batch of this index in an epoch's order, gathered and augmented."""
+    rows, weight = jax.tree.map(lambda leaf: leaf[index], (order.rows, order.weight))
+    raw = data.image[rows]
+    # A view is drawn by a key of its own; the first one's is that of a method with a single one.
+    keys = [key, *(jax.random.fold_in(key, view) for view in range(1, views))]
+    image, *others = (augment(each, raw, rows, kind) for each in keys)
+    return Batch(image, data.label[rows], rows, weight, tuple(others))
+
+
 def _context(modules, config, phase, state, frozen, batch, epoch, key) -> Context:
+    shared, rows = state.method
+    if batch is not None:
+        rows = jax.tree.map(lambda leaf: leaf[batch.id], rows)
+    weight = None if batch is None else batch.weight
     variables = {name: (state.params[name], state.stats[name]) for name in state.params}
     variables |= {name: (value["params"], value["batch_stats"]) for name, value in frozen.items()}
     axis = parallel.AXIS if config.batch_norm == "global" else None
     return Context(
         nets={
-            name: Network(modules[name], *variables[name], batch.weight, jax.random.fold_in(key, 3 + number), axis)
+            name: Network(modules[name], *variables[name], weight, jax.random.fold_in(key, 3 + number), axis)
             for number, name in enumerate(sorted(variables))
         },
-        state=State(state.method.shared, jax.tree.map(lambda rows: rows[batch.id], state.method.per_example)),
+        state=State(shared, rows),
         batch=batch,
         epoch=epoch,
         epochs=config.epochs,
@@ -140,6 +199,7 @@ def _context(modules, config, phase, state, frozen, batch, epoch, key) -> Contex
         num_classes=config.num_classes,
         psum=parallel.psum,
         pmax=parallel.pmax,
+        step=state.step,
     )
 
 
@@ -158,12 +218,15 @@ def _gradients(method: Method, context: Context, adversarial: Any, key: jax.Arra
 
 def _advanced(context: Context, params: Mapping[str, Any], aux: Aux, batch_norm: str) -> Context:
     """After an update: new parameters of the group, new statistics, new state."""
-    stats = {name: net.stats for name, net in aux.nets.items()}
-    if batch_norm == "device":
-        stats = jax.lax.pmean(stats, parallel.AXIS)
+    stats = _shared({name: net.stats for name, net in aux.nets.items()}, batch_norm)
     context = context.with_params(params)
     context = context.with_nets({name: context.nets[name].with_stats(value) for name, value in stats.items()})
     return context if aux.state is None else dataclasses.replace(context, state=aux.state)
+
+
+def _shared(stats: Any, batch_norm: str) -> Any:
+    """The same statistics on all devices, where each took its own."""
+    return jax.lax.pmean(stats, parallel.AXIS) if batch_norm == "device" else stats
 
 
 def _added(metrics: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
