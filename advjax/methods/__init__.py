@@ -21,6 +21,7 @@ from advjax.methods.pgd_at import FGSMRS, PGDAT
 from advjax.methods.sglr import SGLR
 from advjax.methods.trades import TRADES
 from advjax.methods.union import AVG, MAX, MSD, SingleNorm
+from advjax.methods.weighting import GAIRAT, MAIL
 from advjax.methods.wrapper import Wrapper
 
 METHODS: dict[str, type[Method]] = {
@@ -46,7 +47,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 # NAME_awp is the method NAME inside the wrapper AWP, whose own fields are then awp_gamma and awp_warmup.
-WRAPPERS: dict[str, type[Wrapper]] = {"awp": AWP, "ema": EMA, "swa": SWA}
+WRAPPERS: dict[str, type[Wrapper]] = {"awp": AWP, "ema": EMA, "gairat": GAIRAT, "mail": MAIL, "swa": SWA}
 
 __all__ = [
     "AVG",
@@ -55,6 +56,8 @@ __all__ = [
     "DYNAT",
     "EMA",
     "FGSMRS",
+    "GAIRAT",
+    "MAIL",
     "MART",
     "MAT",
     "MAX",

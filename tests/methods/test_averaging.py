@@ -128,8 +128,8 @@ def test_what_is_averaged_and_evaluated():
     assert EMA(DYNAT()).evaluated == ("target_ema", "target")
     assert EMA(MAT()).evaluated == ("peer0_ema", "peer1_ema")
     assert EMA(MAT()).interchangeable
-    with pytest.raises(InputError, match="^base must not be averaged by ema already"):
+    with pytest.raises(InputError, match=r"^base must not be averaged by ema already"):
         EMA(EMA(Natural()))
-    with pytest.raises(InputError, match="^ema_decay must be at least 0 and below 1"):
+    with pytest.raises(InputError, match=r"^ema_decay must be at least 0 and below 1"):
         methods.create("natural_ema", ema_decay=1.0)
     assert methods.create("seat", Inverted()).base == PGDAT(Inverted())
