@@ -12,13 +12,23 @@ from advjax.methods.averaging import EMA, SEAT, SWA
 from advjax.methods.awp import AWP
 from advjax.methods.base import Aux, Batch, Context, Method, Network, PerExample, State, accuracy
 from advjax.methods.bmtard import BMTARD, MTARD
+from advjax.methods.consistency import ConsistencyAT
+from advjax.methods.dkl import DKL
+from advjax.methods.dm import DM
 from advjax.methods.dynat import DYNAT
+from advjax.methods.fat import FAT, FATTRADES
+from advjax.methods.hat import HAT
 from advjax.methods.mart import MART
 from advjax.methods.mat import MAT
 from advjax.methods.mat_union import MATMutualUnion, MATUnion
 from advjax.methods.natural import Natural
 from advjax.methods.pgd_at import FGSMRS, PGDAT
+from advjax.methods.ramp import RAMP
+from advjax.methods.rebat import ReBAT
+from advjax.methods.rpat import RPAT
 from advjax.methods.sglr import SGLR
+from advjax.methods.st_at import STAT
+from advjax.methods.te import TE
 from advjax.methods.trades import TRADES
 from advjax.methods.union import AVG, MAX, MSD, SingleNorm
 from advjax.methods.weighting import GAIRAT, MAIL
@@ -27,8 +37,14 @@ from advjax.methods.wrapper import Wrapper
 METHODS: dict[str, type[Method]] = {
     "avg": AVG,
     "bmtard": BMTARD,
+    "consistency_at": ConsistencyAT,
+    "dkl": DKL,
+    "dm": DM,
     "dynat": DYNAT,
+    "fat": FAT,
+    "fat_trades": FATTRADES,
     "fgsm_rs": FGSMRS,
+    "hat": HAT,
     "mart": MART,
     "mat": MAT,
     "mat_mutual_union": MATMutualUnion,
@@ -41,8 +57,13 @@ METHODS: dict[str, type[Method]] = {
     "p_2": SingleNorm,
     "p_inf": SingleNorm,
     "pgd_at": PGDAT,
+    "ramp": RAMP,
+    "rebat": ReBAT,
+    "rpat": RPAT,
     "seat": SEAT,
     "sglr": SGLR,
+    "st_at": STAT,
+    "te": TE,
     "trades": TRADES,
 }
 
@@ -53,10 +74,15 @@ __all__ = [
     "AVG",
     "AWP",
     "BMTARD",
+    "DKL",
+    "DM",
     "DYNAT",
     "EMA",
+    "FAT",
+    "FATTRADES",
     "FGSMRS",
     "GAIRAT",
+    "HAT",
     "MAIL",
     "MART",
     "MAT",
@@ -65,13 +91,18 @@ __all__ = [
     "MSD",
     "MTARD",
     "PGDAT",
+    "RAMP",
+    "RPAT",
     "SEAT",
     "SGLR",
+    "STAT",
     "SWA",
+    "TE",
     "TRADES",
     "WRAPPERS",
     "Aux",
     "Batch",
+    "ConsistencyAT",
     "Context",
     "MATMutualUnion",
     "MATUnion",
@@ -79,6 +110,7 @@ __all__ = [
     "Natural",
     "Network",
     "PerExample",
+    "ReBAT",
     "SingleNorm",
     "State",
     "TrainingAttack",

@@ -284,7 +284,10 @@ class Method:
 
     @property
     def averaged(self) -> Mapping[str, str]:
-        """Names of networks that are derived from a trained one (EMA, SWA) -> the network that each starts as."""
+        """Names of networks that are derived from a trained one (EMA, SWA) -> the network that each starts as.
+
+        They have no optimizer state; one that is among the trained ones, too, is trained from there.
+        """
         return {}
 
     @property

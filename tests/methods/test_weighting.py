@@ -1,4 +1,4 @@
-"""GAIRAT and MAIL: identities, weights and loss by the part of the loss that they are on, where they are refused, devices."""
+"""GAIRAT and MAIL: identities, the part of the loss that they are on, where they are refused, devices."""
 
 import dataclasses
 
