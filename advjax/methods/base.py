@@ -426,6 +426,10 @@ class PerExample(Method):
         """
         raise NotImplementedError
 
+    def images(self, adversarial: Any) -> jax.Array:
+        """The adversarial images [B, H, W, C] among what `perturb` gave."""
+        return adversarial
+
     def new_state(self, context: Context, adversarial: Any, logits: Mapping[str, jax.Array]) -> State | None:
         """What the method remembers of this step; None if it keeps no state or changes nothing."""
         del context, adversarial, logits

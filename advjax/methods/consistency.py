@@ -50,6 +50,9 @@ class ConsistencyAT(PerExample):
             made.append(x_adv)
         return jnp.concatenate(made), {"model": net}
 
+    def images(self, adversarial):
+        return jnp.split(adversarial, 2)[0]
+
     def forwards(self, context, adversarial):
         logits, net = context.nets["model"].train(adversarial)
         robust, other = jnp.split(logits, 2)

@@ -23,7 +23,7 @@ class RPAT(Wrapper):
     Source: the authors' code on AT (adversarial, middle, clean); on TRADES the middle comes last [ours].
 
     Attributes:
-        base: PGD-AT, TRADES or another method whose adversarial examples are images.
+        base: PGD-AT, TRADES or another method of one network with a loss per example.
         lam: weight of the new term.
     """
 
@@ -38,7 +38,7 @@ class RPAT(Wrapper):
     def loss(self, context, adversarial, key):
         whole, context, x = context, self.inner(context), context.batch.image
         logits, net = self.base.forwards(context, adversarial)
-        middle, net = net.train((x + adversarial) / 2.0)
+        middle, net = net.train((x + self.base.images(adversarial)) / 2.0)
         if "clean" not in logits:
             clean, net = net.train(x)
             logits = {**logits, "clean": clean}

@@ -71,7 +71,7 @@ class SGLR(Wrapper):
             clean, net = net.train(context.batch.image)
             logits = {**logits, "clean": clean}
         elif self.one_more == "adv":
-            _, net = net.train(adversarial)
+            _, net = net.train(self.base.images(adversarial))
         refined = distill.refine_labels(logits["clean"], logits["robust"], self.clean_weight, self.temperature)
         memory = distill.remember(memory, refined, self.alpha)
         values, metrics = self.base.example_losses(context, logits, distill.mix_with_labels(memory, y, self.r))

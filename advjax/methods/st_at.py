@@ -81,6 +81,9 @@ class STAT(PerExample):
         points = jax.lax.fori_loop(0, attack.steps, step, jnp.stack([x, *starts]))
         return {"adversarial": points[1], "collaborative": points[2]}, {}
 
+    def images(self, adversarial):
+        return adversarial["adversarial"]
+
     def forwards(self, context, adversarial):
         clean, net = context.nets["model"].train(context.batch.image)
         robust, net = net.train(adversarial["adversarial"])

@@ -70,6 +70,9 @@ class TE(PerExample):
         x_adv, net = self.attack(context, key, net, target, lambda z, target: self._values(w, z, *target)[0])
         return (x_adv, memory), {"model": net}
 
+    def images(self, adversarial):
+        return adversarial[0]
+
     def forwards(self, context, adversarial):
         x_adv, memory = adversarial
         robust, net = context.nets["model"].train(x_adv)
