@@ -13,6 +13,7 @@ import optax
 
 from advjax import fields, parallel
 from advjax.data import KINDS, augment
+from advjax.errors import InputError
 from advjax.fields import SEED, at_least, field, one_of
 from advjax.methods.base import Aux, Batch, Context, Method, Network, State
 from advjax.training.state import TrainState
@@ -79,9 +80,14 @@ def make_step(
         optimizer: applied to each trained network on its own.
         config: see `StepConfig`.
         phase: what `method.phase` gave; another phase is another step.
+
+    Raises:
+        InputError: when traced, a batch without the views that the method wants.
     """
 
     def step(state: TrainState, frozen: Mapping[str, Any], batch: Batch, epoch: jax.Array):
+        if len(batch.views) != method.views - 1:
+            raise InputError(f"must be {method.views - 1} beside the image, they are {len(batch.views)}", "batch.views")
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         context = _context(modules, config, phase, state, frozen, batch, epoch, key)
         attack_key, loss_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)

@@ -30,6 +30,7 @@ from advjax.methods import (
 )
 from advjax.methods.ramp import fused
 from advjax.training.checkpoints import Checkpoints
+from advjax.training.step import make_step
 from tests.helpers import CLASSES, SHAPE, Run, ToyNet, distance
 from tests.methods.by_hand import Inverted, first_layer_mean, loss_and_gradients, make_context
 
@@ -265,8 +266,8 @@ def test_dkl_grows_its_radius_and_makes_its_table_at_an_epochs_end(runs):
     assert not ended["sums"].any()
     assert not ended["counts"].any()
     np.testing.assert_allclose(ended["table"].sum(-1), 1.0, rtol=1e-5)
-    # With the weights at rest the table is that of the class means over the epoch, padding left out.
-    run = Run(DKL(Inverted()), optimizer=optax.sgd(0.0), batch_size=22, epochs=10).step().end_epoch()
+    # With the weights at rest the table is that of the class means over the epoch, ten rows of padding left out.
+    run = Run(DKL(Inverted()), optimizer=optax.sgd(0.0), batch_size=32, epochs=10).step().end_epoch()
     x = jnp.asarray(run.data.image / 255.0, jnp.float32)
     variables = {"params": run.initial.params["model"], "batch_stats": run.initial.stats["model"]}
     p = jax.nn.softmax(ToyNet().apply(variables, x, train=True, mutable=["batch_stats"])[0] / 4.0)
@@ -303,6 +304,14 @@ def test_views_are_drawn_apart():
     run.config = dataclasses.replace(run.config, augment="flip")
     assert 0.0 < run.step().metrics["apart"] < 1.0
     assert seen[0] == (8, *SHAPE)
+    with pytest.raises(InputError, match=r"^batch.views must be 1 beside the image"):
+        jax.eval_shape(
+            make_step(run.method, run.modules, run.optimizer, run.config, None),
+            run.initial,
+            {},
+            make_context(AT).batch,
+            jnp.asarray(0),
+        )
 
 
 def test_what_cannot_be_is_named():
