@@ -12,7 +12,7 @@ from advjax import parallel
 from advjax.data import epoch_order, to_rows
 from advjax.models.layers import BatchNorm, Conv, Linear
 from advjax.training.state import create_state
-from advjax.training.step import Data, Order, StepConfig, make_indexed_step, make_step
+from advjax.training.step import Data, Order, StepConfig, make_epoch_end, make_indexed_step, make_step
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 
@@ -79,7 +79,7 @@ class Run:
         phase = self._phase if phase is None else phase
         if phase not in self._steps:
             step = make_step(self.method, self.modules, self.optimizer, self.config, phase)
-            indexed = make_indexed_step(step, self.config, SHAPE)
+            indexed = make_indexed_step(step, self.config, SHAPE, self.method.views)
             self._steps[phase] = parallel.map_step(indexed, self.devices, self._mapping)
         frozen, data = parallel.replicate((self.frozen, self.rows), self.devices)
         per_epoch = -(-len(self.data.label) // self.batch_size)
@@ -87,6 +87,15 @@ class Run:
             epoch = int(self.state.step) // per_epoch
             self._state, metrics = self._steps[phase](self._state, frozen, data, self.order(epoch))
             self.metrics = {n: float(s / c) for n, (s, c) in jax.device_get(metrics).items()}
+        return self
+
+    def end_epoch(self, phase=None):
+        """What follows the last step of an epoch; returns the run."""
+        phase = self._phase if phase is None else phase
+        frozen, data = parallel.replicate((self.frozen, self.rows), self.devices)
+        epoch = int(self.state.step) // -(-len(self.data.label) // self.batch_size) - 1
+        end = parallel.map_step(make_epoch_end(self.method, self.modules, self.config, phase, SHAPE), self.devices)
+        self._state = end(self._state, frozen, data, self.order(epoch))
         return self
 
 

@@ -11,12 +11,18 @@ from advjax.errors import InputError, unknown, within
 from advjax.methods.adaad import AdaAD
 from advjax.methods.ard import ARD
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.averaging import EMA, SEAT, SWA
 from advjax.methods.awp import AWP
 from advjax.methods.base import Aux, Batch, Context, Method, Network, PerExample, State, accuracy
 from advjax.methods.bmtard import BMTARD, MTARD
 from advjax.methods.ciard import CIARD
+from advjax.methods.consistency import ConsistencyAT
 from advjax.methods.distillation import Distillation
+from advjax.methods.dkl import DKL
+from advjax.methods.dm import DM
 from advjax.methods.dynat import DYNAT
+from advjax.methods.fat import FAT, FATTRADES
+from advjax.methods.hat import HAT
 from advjax.methods.iad import IADI, IADII
 from advjax.methods.igdm import IGDM
 from advjax.methods.kd import KD
@@ -26,11 +32,17 @@ from advjax.methods.mat import MAT
 from advjax.methods.mat_union import MATMutualUnion, MATUnion
 from advjax.methods.natural import Natural
 from advjax.methods.pgd_at import FGSMRS, PGDAT
+from advjax.methods.ramp import RAMP
+from advjax.methods.rebat import ReBAT
+from advjax.methods.rpat import RPAT
 from advjax.methods.rslad import RSLAD
 from advjax.methods.saad import SAAD, SAADC
 from advjax.methods.sglr import SGLR
+from advjax.methods.st_at import STAT
+from advjax.methods.te import TE
 from advjax.methods.trades import TRADES
 from advjax.methods.union import AVG, MAX, MSD, SingleNorm
+from advjax.methods.weighting import GAIRAT, MAIL
 from advjax.methods.wrapper import Wrapper
 
 METHODS: dict[str, type[Method]] = {
@@ -39,8 +51,14 @@ METHODS: dict[str, type[Method]] = {
     "avg": AVG,
     "bmtard": BMTARD,
     "ciard": CIARD,
+    "consistency_at": ConsistencyAT,
+    "dkl": DKL,
+    "dm": DM,
     "dynat": DYNAT,
+    "fat": FAT,
+    "fat_trades": FATTRADES,
     "fgsm_rs": FGSMRS,
+    "hat": HAT,
     "iad_i": IADI,
     "iad_ii": IADII,
     "igdm": IGDM,
@@ -58,15 +76,21 @@ METHODS: dict[str, type[Method]] = {
     "p_2": SingleNorm,
     "p_inf": SingleNorm,
     "pgd_at": PGDAT,
+    "ramp": RAMP,
+    "rebat": ReBAT,
+    "rpat": RPAT,
     "rslad": RSLAD,
     "saad": SAAD,
     "saad_c": SAADC,
+    "seat": SEAT,
     "sglr": SGLR,
+    "st_at": STAT,
+    "te": TE,
     "trades": TRADES,
 }
 
 # NAME_awp is the method NAME inside the wrapper AWP, whose own fields are then awp_gamma and awp_warmup.
-WRAPPERS: dict[str, type[Wrapper]] = {"awp": AWP}
+WRAPPERS: dict[str, type[Wrapper]] = {"awp": AWP, "ema": EMA, "gairat": GAIRAT, "mail": MAIL, "swa": SWA}
 
 __all__ = [
     "ARD",
@@ -74,13 +98,21 @@ __all__ = [
     "AWP",
     "BMTARD",
     "CIARD",
+    "DKL",
+    "DM",
     "DYNAT",
+    "EMA",
+    "FAT",
+    "FATTRADES",
     "FGSMRS",
+    "GAIRAT",
+    "HAT",
     "IADI",
     "IADII",
     "IGDM",
     "KD",
     "LBGAT",
+    "MAIL",
     "MART",
     "MAT",
     "MAX",
@@ -88,15 +120,22 @@ __all__ = [
     "MSD",
     "MTARD",
     "PGDAT",
+    "RAMP",
+    "RPAT",
     "RSLAD",
     "SAAD",
     "SAADC",
+    "SEAT",
     "SGLR",
+    "STAT",
+    "SWA",
+    "TE",
     "TRADES",
     "WRAPPERS",
     "AdaAD",
     "Aux",
     "Batch",
+    "ConsistencyAT",
     "Context",
     "Distillation",
     "MATMutualUnion",
@@ -105,6 +144,7 @@ __all__ = [
     "Natural",
     "Network",
     "PerExample",
+    "ReBAT",
     "SingleNorm",
     "State",
     "TrainingAttack",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from advjax import fields, losses, threat
-from advjax.attacks.pgd import maximize, objective_of
+from advjax.attacks.pgd import maximize
 from advjax.fields import Number, at_least, field, one_of
 from advjax.methods.base import Context, Network
 from advjax.numbers import number
@@ -25,7 +26,7 @@ class TrainingAttack:
         start: see `advjax.threat.random_start`.
         statistics: `"running"`: the network is attacked in evaluation mode, the saner default; `"batch"`: on batch
             statistics, and every forward of the attack moves the running ones, as the code of PGD-AT, FGSM-RS, ARD and
-            KD+SWA does.
+            KD+SWA does; `"frozen"`: on batch statistics, the running ones at rest (DM, ST-AT).
     """
 
     norm: str = field("linf", help="norm of the threat model: linf, l2 or l1")
@@ -35,7 +36,7 @@ class TrainingAttack:
     start: str = field("uniform", one_of(*threat.STARTS, kind="start"), "where the inner maximisation starts")
     statistics: str = field(
         "running",
-        one_of("running", "batch", kind="kind of statistics"),
+        one_of("running", "batch", "frozen", kind="kind of statistics"),
         "of BatchNorm, on which the network is attacked",
     )
 
@@ -50,6 +51,7 @@ class TrainingAttack:
         net: Network,
         target: jax.Array,
         objective: str | losses.Objective = "ce",
+        scale: jax.typing.ArrayLike = 1.0,
     ) -> tuple[jax.Array, Network]:
         """Adversarial examples of the batch for `net`.
 
@@ -59,38 +61,54 @@ class TrainingAttack:
             net: the network attacked.
             target: labels [B] or what the objective takes.
             objective: name or function `(logits, target) -> [B]`.
+            scale: what radius and step are multiplied by, possibly traced (a radius that grows over training).
 
         Returns:
-            Images [B, H, W, C], and the network, whose statistics have moved if `statistics` is `"batch"`.
+            Images [B, H, W, C], and the network, whose statistics have moved if `statistics` is `"batch"`; where the
+            context counts, with how often an example was classified correctly.
         """
-        if self.statistics == "running":
-            return self.craft(context, key, objective_of(net.logits_fn, target, objective)), net
-        loss = losses.objective(objective)
+        loss, label = losses.objective(objective), context.batch.label
 
-        def on_batch_statistics(x_adv, stats):
-            logits, moved = net.with_stats(stats).train(x_adv)
-            # Padding must not pull on the batch statistics that the others are attacked on.
-            return loss(logits, target) * context.batch.weight, moved.stats
+        def on_network(x_adv, carry):
+            stats, survived = carry
+            if self.statistics == "running":
+                logits, weight = net.logits_fn(x_adv), jnp.ones(())
+            else:
+                # Padding must not pull on the batch statistics that the others are attacked on.
+                (logits, moved), weight = net.with_stats(stats).train(x_adv), context.batch.weight
+                stats = moved.stats if self.statistics == "batch" else stats
+            if context.counting:
+                survived += losses.correct(logits, label)
+            return loss(logits, target) * weight, (stats, survived)
 
-        x_adv, stats = self._maximize(context, key, on_batch_statistics, net.stats)
-        return x_adv, net.with_stats(stats)
+        carry = (net.stats, jnp.zeros(len(label)) if context.counting else None)
+        x_adv, (stats, survived) = self._maximize(context, key, on_network, carry, scale)
+        return x_adv, dataclasses.replace(net, stats=stats, survived=survived)
 
-    def craft(self, context: Context, key: jax.Array, objective) -> jax.Array:
+    def logits(self, net: Network, x: jax.Array) -> jax.Array:
+        """What an attack that moves no statistics sees of a network: logits [B, K] on running or batch statistics."""
+        return net.train(x)[0] if self.statistics == "frozen" else net.logits_fn(x)
+
+    def craft(self, context: Context, key: jax.Array, objective, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
         """Examples that maximise any objective `(x', aux) -> ([B], aux)` (see `advjax.attacks.maximize`)."""
-        return self._maximize(context, key, objective, ())[0]
+        return self._maximize(context, key, objective, (), scale)[0]
 
-    def _maximize(self, context, key, objective, aux):
-        x, ids, eps = context.batch.image, context.batch.id, number(self.eps)
-        start = threat.random_start(jax.random.fold_in(key, 0), x, ids, self.norm, eps, self.start)
+    def start_of(self, context: Context, key: jax.Array, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
+        """Where the attack takes its first gradient, [B, H, W, C]."""
+        eps = number(self.eps) * scale
+        key, x, ids = jax.random.fold_in(key, 0), context.batch.image, context.batch.id
+        return threat.random_start(key, x, ids, self.norm, eps, self.start)
+
+    def _maximize(self, context, key, objective, aux, scale):
         return maximize(
             objective,
-            x,
-            start,
+            context.batch.image,
+            self.start_of(context, key, scale),
             norm=self.norm,
-            eps=eps,
-            step_size=number(self.step_size),
+            eps=number(self.eps) * scale,
+            step_size=number(self.step_size) * scale,
             steps=self.steps,
             key=jax.random.fold_in(key, 1),
-            ids=ids,
+            ids=context.batch.id,
             aux=aux,
         )

@@ -50,14 +50,11 @@ class AWP(Wrapper):
     gamma: float = field(0.01, at_least(0), "norm of the weights' perturbation relative to theirs, per kernel")
     warmup: float = field(0.0, between(0, 1), "fraction of the run after which it begins")
 
-    def phase(self, epoch, epochs):
-        return self.base.phase(epoch, epochs), reached(self.warmup, epoch, epochs)
-
-    def inner(self, context):
-        return dataclasses.replace(context, phase=context.phase[0])
+    def own_phase(self, epoch, epochs):
+        return reached(self.warmup, epoch, epochs)
 
     def perturb_weights(self, context, adversarial, key):
-        active, context = context.phase[1], self.inner(context)
+        (active, _), context = self.own(context), self.inner(context)
         at = self.base.perturb_weights(context, adversarial, key)
         if not active:
             return at

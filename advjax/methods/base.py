@@ -12,6 +12,11 @@ method into one training step per device:
     networks, state      <- aux
     networks             <- method.after_update(context, adversarial)   what still has to happen at the new parameters
 
+and into what follows the last step of an epoch, for phases that have such an end:
+
+    networks, state      <- method.after_epoch(context)
+    statistics of method.recomputed(phase)  <- their average over one more pass
+
 A network inside a step is a value: a training forward returns it with its new statistics, and whoever moved a network
 hands it back by name. `update_groups` repeats the middle for networks that step one after the other.
 """
@@ -42,12 +47,14 @@ class Batch(NamedTuple):
         label: [B] int32.
         id: [B] int32, row in the training set: keys an example's noise and addresses its row of the state.
         weight: [B] 1, or 0 for the padding of the last batch.
+        views: `Method.views` - 1 further augmentations of the same images, each like `image`.
     """
 
     image: jax.Array
     label: jax.Array
     id: jax.Array
     weight: jax.Array
+    views: tuple[jax.Array, ...] = ()
 
 
 class State(NamedTuple):
@@ -77,6 +84,8 @@ class Network:
         weight: [B] 0 for padding, see `Batch`; None: all count.
         key: of the random numbers (dropout) of its next training forward.
         axis_name: the devices axis over which BatchNorm takes its statistics, static; None: this device's share alone.
+        survived: [B] at how many of the points where an attack on it took a gradient an example was classified
+            correctly; None where nobody asked (`Context.counting`).
     """
 
     module: nn.Module
@@ -85,13 +94,19 @@ class Network:
     weight: jax.Array | None
     key: jax.Array
     axis_name: str | None = None
+    survived: jax.Array | None = None
 
     @property
     def logits_fn(self) -> jax.tree_util.Partial:
         """Evaluation mode: images -> logits on the running statistics; nothing is updated."""
         return models.logits_fn(self.module, {"params": self.params, "batch_stats": self.stats})
 
-    def train(self, x: jax.Array, reuse_logits: jax.Array | None = None) -> tuple[jax.Array, Network]:
+    def train(
+        self,
+        x: jax.Array,
+        reuse_logits: jax.Array | None = None,
+        momentum: jax.typing.ArrayLike | None = None,
+    ) -> tuple[jax.Array, Network]:
         """A training forward.
 
         Args:
@@ -100,6 +115,7 @@ class Network:
             reuse_logits: the logits of an earlier training forward of the same images with the same weights. A network
                 that draws nothing at random would find the same ones, so it gives back these, and the uses of both
                 share one backward.
+            momentum: weight of the old running statistics; what the layers have by themselves if absent.
 
         Returns:
             Logits [m B, K], and the network with the statistics that this forward moved.
@@ -112,7 +128,7 @@ class Network:
             self.module,
             {"params": self.params, "batch_stats": self.stats},
             x,
-            TrainMode(weight, self.axis_name),
+            TrainMode(weight, self.axis_name, momentum),
             dropout,
         )
         if reuse_logits is not None and not models.is_stochastic(self.module):
@@ -129,7 +145,7 @@ class Network:
 
 
 jax.tree_util.register_dataclass(
-    Network, data_fields=("params", "stats", "weight", "key"), meta_fields=("module", "axis_name")
+    Network, data_fields=("params", "stats", "weight", "key", "survived"), meta_fields=("module", "axis_name")
 )
 
 
@@ -158,11 +174,14 @@ class Context:
         batch: this device's share.
         epoch: int32, counted from 0, traced.
         epochs: length of the run, static; times are given as fractions of it.
-        phase: what `Method.phase` gave for this epoch, static.
+        phase: what `Method.phase` gave for this epoch, hashable, static.
         group: index of the update group, static.
         num_classes: number of classes, K.
         psum: sum over devices (the identity on none); use `mean` and `metric` instead where they do.
         pmax: maximum over devices, likewise; use `extremes` instead where it does.
+        step: int32, steps done before this one, traced.
+        weigh: what a wrapper (GAIRAT, MAIL) weights the examples by, `(context, logits, name) -> [B]`; see `weighted`.
+        counting: whether attacks count where an example still was classified correctly (`Network.survived`), static.
     """
 
     nets: Mapping[str, Network]
@@ -170,11 +189,14 @@ class Context:
     batch: Batch
     epoch: jax.Array
     epochs: int
-    phase: Hashable
+    phase: Any
     group: int
     num_classes: int
     psum: Callable[[Any], Any]
     pmax: Callable[[Any], Any] = lambda tree: tree
+    step: jax.typing.ArrayLike = 0
+    weigh: Callable[[Context, jax.Array, str], jax.Array] | None = None
+    counting: bool = False
 
     def mean(self, values: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """The mean over the global batch, the same on all devices; every state that a loss feeds goes through here.
@@ -188,6 +210,16 @@ class Context:
         total = values * mask if weight is None else values * weight * mask
         total, count = self.psum((jnp.sum(total), jnp.sum(mask)))
         return total / count
+
+    def weighted(self, values: jax.Array, logits: jax.Array, name: str = "model") -> jax.Array:
+        """The part [B] of a loss that is about adversarial examples, each weighted as a wrapper says; without one, itself.
+
+        Args:
+            values: per-example losses [B].
+            logits: of the adversarial examples, [B, K], from which weights may be taken; no gradient flows through these.
+            name: the network that was attacked.
+        """
+        return values if self.weigh is None else values * jax.lax.stop_gradient(self.weigh(self, logits, name))
 
     def extremes(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The least and the greatest of per-example values [B] over the global batch, padding left out."""
@@ -244,7 +276,10 @@ class Method:
 
     @property
     def averaged(self) -> Mapping[str, str]:
-        """Names of networks that are derived from a trained one (EMA, SWA) -> the network that each starts as."""
+        """Names of networks that are derived from a trained one (EMA, SWA) -> the network that each starts as.
+
+        They have no optimizer state; one that is among the trained ones, too, is trained from there.
+        """
         return {}
 
     @property
@@ -261,6 +296,16 @@ class Method:
     def best_by(self) -> str:
         """`"robust"`, `"clean"` or `"mean"` of both: the accuracy on the validation split that chooses the best epoch."""
         return "robust"
+
+    @property
+    def views(self) -> int:
+        """How many augmentations of every image a step sees: `Batch.image`, and the others in `Batch.views`."""
+        return 1
+
+    @property
+    def weighable(self) -> bool:
+        """Whether the loss gives the examples weights (`Context.weighted`), so that GAIRAT and MAIL can go around."""
+        return False
 
     @property
     def update_groups(self) -> tuple[tuple[str, ...], ...]:
@@ -339,6 +384,29 @@ class Method:
         del context, adversarial
         return {}
 
+    def ends(self, phase: Hashable) -> bool:
+        """Whether `after_epoch` follows the last step of an epoch of this phase."""
+        del phase
+        return False
+
+    def after_epoch(self, context: Context) -> tuple[Mapping[str, Network], State | None]:
+        """What happens once an epoch is over: averages of epochs, tables made anew.
+
+        Args:
+            context: of the state after the last step; it has no batch, and of the state the shared part alone.
+
+        Returns:
+            The changed networks by name, and the state with a new shared part; None if that stays.
+        """
+        del context
+        return {}, None
+
+    def recomputed(self, phase: Hashable) -> tuple[str, ...]:
+        """Networks whose statistics are made anew after `after_epoch`: their average over one pass over the epoch's
+        clean, augmented images in training mode, every batch counting the same."""
+        del phase
+        return ()
+
 
 @dataclasses.dataclass(frozen=True)
 class PerExample(Method):
@@ -364,10 +432,20 @@ class PerExample(Method):
         """
         raise NotImplementedError
 
+    def images(self, adversarial: Any) -> jax.Array:
+        """The adversarial images [B, H, W, C] among what `perturb` gave."""
+        return adversarial
+
+    def new_state(self, context: Context, adversarial: Any, logits: Mapping[str, jax.Array]) -> State | None:
+        """What the method remembers of this step; None if it keeps no state or changes nothing."""
+        del context, adversarial, logits
+        return None
+
     def loss(self, context, adversarial, key):
         logits, net = self.forwards(context, adversarial)
         values, metrics = self.example_losses(context, logits, context.batch.label)
-        return context.mean(values), Aux({"model": net}, metrics={**metrics, **accuracy(context, **logits)})
+        state = self.new_state(context, adversarial, logits)
+        return context.mean(values), Aux({"model": net}, state, {**metrics, **accuracy(context, **logits)})
 
 
 def reached(fraction: float, epoch: int, epochs: int) -> bool:

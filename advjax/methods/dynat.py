@@ -55,6 +55,10 @@ class DYNAT(Method):
     def evaluated(self):
         return ("target",)
 
+    @property
+    def weighable(self):
+        return True
+
     def perturb(self, context, key):
         x, label, target = context.batch.image, context.batch.label, context.nets["target"]
         if self.labels == "dynamic":
@@ -70,7 +74,7 @@ class DYNAT(Method):
         z, guide = context.nets["guide"].train(x)
         robust, target = context.nets["target"].train(x_adv)
         guide_loss = context.mean(losses.cross_entropy(z, y))
-        target_loss = context.mean(losses.cross_entropy(robust, label))
+        target_loss = context.mean(context.weighted(losses.cross_entropy(robust, label), robust, "target"))
         loss = guide_loss + self.beta * target_loss
         metrics = {
             "guide_loss": context.metric(guide_loss),

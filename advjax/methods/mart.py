@@ -54,6 +54,10 @@ class MART(PerExample):
     attack: TrainingAttack = TrainingAttack(eps="0.031", step_size="0.007", start="normal")
     beta: float = field(5.0, at_least(0), "weight of the KL, lambda in the paper")
 
+    @property
+    def weighable(self):
+        return True
+
     def perturb(self, context, key):
         x_adv, net = self.attack(context, key, context.nets["model"], context.batch.label)
         return x_adv, {"model": net}
@@ -65,4 +69,4 @@ class MART(PerExample):
 
     def example_losses(self, context, logits, target):
         loss, kl = mart_loss(logits["clean"], logits["robust"], context.batch.label, self.beta, target)
-        return loss, {"weighted_kl": context.metric(kl)}
+        return context.weighted(loss, logits["robust"]), {"weighted_kl": context.metric(kl)}

@@ -27,6 +27,10 @@ class PGDAT(PerExample):
     label_smoothing: float = field(0.0, between(0, 1), "share of the label's mass spread over all classes")
     clean_statistics: bool = field(True, help="move the statistics on clean images after each step")
 
+    @property
+    def weighable(self):
+        return True
+
     def perturb(self, context, key):
         x_adv, net = self.attack(context, key, context.nets["model"], context.batch.label)
         return x_adv, {"model": net}
@@ -36,9 +40,9 @@ class PGDAT(PerExample):
         return {"robust": robust}, net
 
     def example_losses(self, context, logits, target):
-        return losses.cross_entropy(
-            logits["robust"], losses.smooth_labels(target, context.num_classes, self.label_smoothing)
-        ), {}
+        robust = logits["robust"]
+        target = losses.smooth_labels(target, context.num_classes, self.label_smoothing)
+        return context.weighted(losses.cross_entropy(robust, target), robust), {}
 
     def after_update(self, context, adversarial):
         if not self.clean_statistics:

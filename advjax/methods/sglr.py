@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from advjax import distill, losses
 from advjax.errors import InputError
 from advjax.fields import above, between, field, one_of
@@ -54,31 +52,26 @@ class SGLR(Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.base, PerExample) or self.base.init_state(np.zeros(1, int), 2) != State():
-            raise InputError(
-                f"must be a method of one network, a loss per example and no state, not {self.base}", "base"
-            )
+        if not isinstance(self.base, PerExample):
+            raise InputError(f"must be a method of one network and a loss per example, not {self.base}", "base")
 
-    def init_state(self, labels, num_classes):
+    def own_state(self, labels, num_classes):
         return State(per_example=distill.label_memory(labels, num_classes))
 
-    def phase(self, epoch, epochs):
-        return self.base.phase(epoch, epochs), "refine" if reached(self.es, epoch, epochs) else "plain"
-
-    def inner(self, context):
-        return dataclasses.replace(context, phase=context.phase[0])
+    def own_phase(self, epoch, epochs):
+        return "refine" if reached(self.es, epoch, epochs) else "plain"
 
     def loss(self, context, adversarial, key):
-        phase, context = context.phase[1], self.inner(context)
+        (phase, state), whole, context = self.own(context), context, self.inner(context)
         if phase == "plain":
-            return self.base.loss(context, adversarial, key)
-        y, memory = context.batch.label, context.state.per_example
+            return super().loss(whole, adversarial, key)
+        y, memory = context.batch.label, state.per_example
         logits, net = self.base.forwards(context, adversarial)
         if self.one_more == "clean":
             clean, net = net.train(context.batch.image)
             logits = {**logits, "clean": clean}
         elif self.one_more == "adv":
-            _, net = net.train(adversarial)
+            _, net = net.train(self.base.images(adversarial))
         refined = distill.refine_labels(logits["clean"], logits["robust"], self.clean_weight, self.temperature)
         memory = distill.remember(memory, refined, self.alpha)
         values, metrics = self.base.example_losses(context, logits, distill.mix_with_labels(memory, y, self.r))
@@ -87,7 +80,8 @@ class SGLR(Wrapper):
             "memory_agreement": context.metric(losses.correct(memory, y)),
             **accuracy(context, **logits),
         }
-        return context.mean(values), Aux({"model": net}, State(per_example=memory), metrics)
+        state = self.outer(whole, self.base.new_state(context, adversarial, logits), State(per_example=memory))
+        return context.mean(values), Aux({"model": net}, state, metrics)
 
     def proxy_loss(self, context, adversarial, key):
         """The loss itself: cross-entropy against S in both the ascent and the descent."""

@@ -9,7 +9,9 @@ import jax
 from advjax import losses
 from advjax.fields import at_least, field, one_of
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import PerExample
+from advjax.methods.base import Context, PerExample
+
+ORDERS = one_of("clean-adv-clean", "adv-clean-clean", "clean-adv", kind="order")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,31 +31,39 @@ class TRADES(PerExample):
 
     attack: TrainingAttack = TrainingAttack(eps="0.031", step_size="0.007", start="normal")
     beta: float = field(6.0, at_least(0), "weight of the KL")
-    order: str = field(
-        "clean-adv-clean", one_of("clean-adv-clean", "adv-clean-clean", "clean-adv", kind="order"), "of the forwards"
-    )
+    order: str = field("clean-adv-clean", ORDERS, "of the forwards")
+
+    @property
+    def weighable(self):
+        return True
 
     def perturb(self, context, key):
         net = context.nets["model"]
-        p_clean = jax.nn.softmax(net.logits_fn(context.batch.image))
+        p_clean = jax.nn.softmax(self.attack.logits(net, context.batch.image))
         x_adv, net = self.attack(context, key, net, p_clean, "kl")
         return x_adv, {"model": net}
 
+    def momentum(self, context: Context) -> jax.Array | None:
+        """Weight of the old running statistics in the training forwards; None: the network's own."""
+        del context
+        return None
+
     def forwards(self, context, adversarial):
-        x, net = context.batch.image, context.nets["model"]
+        x, net, momentum = context.batch.image, context.nets["model"], self.momentum(context)
         if self.order == "adv-clean-clean":
-            robust, net = net.train(adversarial)
-            beside, net = net.train(x)
-            clean, net = net.train(x, reuse_logits=beside)
+            robust, net = net.train(adversarial, momentum=momentum)
+            beside, net = net.train(x, momentum=momentum)
+            clean, net = net.train(x, reuse_logits=beside, momentum=momentum)
         else:
-            clean, net = net.train(x)
-            robust, net = net.train(adversarial)
+            clean, net = net.train(x, momentum=momentum)
+            robust, net = net.train(adversarial, momentum=momentum)
             beside = clean
             if self.order == "clean-adv-clean":
-                beside, net = net.train(x, reuse_logits=clean)
+                beside, net = net.train(x, reuse_logits=clean, momentum=momentum)
         return {"clean": clean, "robust": robust, "beside": beside}, net
 
     def example_losses(self, context, logits, target):
         natural = losses.cross_entropy(logits["clean"], target)
         kl = losses.kl(logits["beside"], logits["robust"])
-        return natural + self.beta * kl, {"natural_loss": context.metric(natural), "kl": context.metric(kl)}
+        weighted = context.weighted(kl, logits["robust"])
+        return natural + self.beta * weighted, {"natural_loss": context.metric(natural), "kl": context.metric(kl)}

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
-from advjax.methods.base import Context, Method
+import numpy as np
+
+from advjax.methods.base import Aux, Context, Method, State
 
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper(Method):
     """The method `base` itself; a wrapper overrides what it changes, and everything else of the contract is the base's.
 
-    A wrapper with a phase or a state of its own keeps it beside the base's and overrides `inner`, which gives the base
-    the context that it would have without the wrapper.
+    One convention lets any wrapper go around any other: the phase of a wrapped method is the pair (base's, own), and so
+    are both parts of its state, whether or not there is anything of the wrapper's own. A wrapper says in `own_phase` and
+    `own_state` what it adds, reads it by `own`, and calls the base with `inner(context)`.
 
     Attributes:
         base: the method that is wrapped, which may be a wrapper.
@@ -21,9 +25,59 @@ class Wrapper(Method):
 
     base: Method
 
+    def own_phase(self, epoch: int, epochs: int) -> Hashable:
+        """What the wrapper adds to the phase, see `Method.phase`."""
+        del epoch, epochs
+        return None
+
+    def own_state(self, labels: np.ndarray, num_classes: int) -> State:
+        """What the wrapper adds to the state, see `Method.init_state`."""
+        del labels, num_classes
+        return State()
+
+    def phase(self, epoch, epochs):
+        return self.base.phase(epoch, epochs), self.own_phase(epoch, epochs)
+
+    def init_state(self, labels, num_classes):
+        return _paired(self.base.init_state(labels, num_classes), self.own_state(labels, num_classes))
+
     def inner(self, context: Context) -> Context:
-        """The context as the base is to see it."""
-        return context
+        """The context as the base is to see it: with its phase and its state."""
+        return dataclasses.replace(context, phase=context.phase[0], state=_part(context.state, 0))
+
+    def own(self, context: Context) -> tuple[Any, State]:
+        """The wrapper's own phase and state."""
+        return context.phase[1], _part(context.state, 1)
+
+    def outer(self, context: Context, base: State | None = None, own: State | None = None) -> State:
+        """The whole state, from new states of the base or the wrapper; None leaves a part as `context` has it."""
+        return _paired(base or _part(context.state, 0), own or _part(context.state, 1))
+
+    def loss(self, context, adversarial, key):
+        value, aux = self.base.loss(self.inner(context), adversarial, key)
+        return value, self.handed_on(context, aux)
+
+    def handed_on(self, context: Context, aux: Aux) -> Aux:
+        """What a loss of the base handed back, with the wrapper's state, which stays, beside the base's."""
+        return aux if aux.state is None else aux._replace(state=self.outer(context, aux.state))
+
+    def after_epoch(self, context):
+        nets, state = self.base.after_epoch(self.inner(context)) if self.base.ends(context.phase[0]) else ({}, None)
+        return nets, None if state is None else self.outer(context, state)
+
+    def ends(self, phase: Any) -> bool:
+        return self.base.ends(phase[0])
+
+    def recomputed(self, phase: Any) -> tuple[str, ...]:
+        return self.base.recomputed(phase[0])
+
+
+def _paired(base: State, own: State) -> State:
+    return State((base.shared, own.shared), (base.per_example, own.per_example))
+
+
+def _part(state: State, index: int) -> State:
+    return State(state.shared[index], state.per_example[index])
 
 
 def _forward(name: str) -> Any:
@@ -37,5 +91,5 @@ def _forward(name: str) -> Any:
     return call
 
 
-for _name in [name for name in vars(Method) if not name.startswith("_")]:
+for _name in [name for name in vars(Method) if not name.startswith("_") and name not in vars(Wrapper)]:
     setattr(Wrapper, _name, _forward(_name))

@@ -30,10 +30,12 @@ class TrainMode(NamedTuple):
         weight: [B] of 0 or 1, one per example of this device's share; padding rows (0) count nothing. None: all count.
         axis_name: the devices axis that the batch is spread over, statistics being those of the whole batch; None for
             statistics of this device's share alone.
+        momentum: weight of the old running statistics, possibly traced; None: `BatchNorm.momentum`.
     """
 
     weight: jax.Array | None = None
     axis_name: str | None = None
+    momentum: jax.typing.ArrayLike | None = None
 
     def weights(self, x: jax.Array) -> jax.Array:
         """The weight of every example of x [B, ...], [B] float32."""
@@ -165,8 +167,9 @@ class BatchNorm(nn.Module):
             y, mean, var, count = normalise(x, scale, bias, mode.weights(x), mode.axis_name, self.epsilon)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
-                running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * unbiased
+                old: Any = self.momentum if mode.momentum is None else mode.momentum
+                running_mean.value = old * running_mean.value + (1.0 - old) * mean
+                running_var.value = old * running_var.value + (1.0 - old) * unbiased
         else:
             inverse = lax.rsqrt(running_var.value + self.epsilon)
             y = (x.astype(jnp.float32) - running_mean.value) * (inverse * scale) + bias

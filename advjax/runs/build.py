@@ -89,6 +89,9 @@ def load_parts(config: Config) -> Parts:
     return Parts(dataset._replace(train=train), validation, index)
 
 
+MOMENTUM_CYCLES = {"cyclic": schedules.cycle, "onecycle": schedules.cosine_cycle}
+
+
 def create_optimizer(
     config: Config, steps_per_epoch: int, method: Method, factor: float = 1.0
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -101,9 +104,10 @@ def create_optimizer(
     low, peak, momentum = fields.pop("low_momentum"), factor * own.pop("learning_rate"), own.pop("momentum")
     with within("schedule."):
         rate = schedules.learning_rate(fields.pop("name"), peak, config.epochs, steps_per_epoch, **fields)
-        if low and config.schedule.name != "cyclic":
+        if low and config.schedule.name not in MOMENTUM_CYCLES:
             raise InputError(
-                "must be 0 unless schedule.name is cyclic: only that one cycles the momentum", "low_momentum"
+                "must be 0 unless schedule.name is cyclic or onecycle: the others do not cycle the momentum",
+                "low_momentum",
             )
     if low:
         course = schedules.cycle(momentum, low, config.epochs * steps_per_epoch, config.schedule.peak_at)

@@ -104,7 +104,9 @@ class ScheduleConfig(Group):
     warmup_factor: float = field(0.0, at_least(0), "that rate over the largest; 0: it rises from 0")
     peak_at: float = field(0.5, strictly_between(0, 1), "fraction of the run at which a cyclic rate peaks")
     first_epoch: int = field(0, between(0, 1), "number of the first epoch where a piecewise linear rate is read")
-    low_momentum: float = field(0.0, at_least_below(0, 1), "momentum where a cyclic rate peaks; 0: it does not change")
+    low_momentum: float = field(
+        0.0, at_least_below(0, 1), "momentum where a cyclic or one-cycle rate peaks; 0: it does not change"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

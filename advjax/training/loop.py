@@ -24,7 +24,7 @@ from advjax.data import Split, epoch_order, to_float, to_rows
 from advjax.errors import InputError
 from advjax.methods.base import Batch, Method
 from advjax.training.state import TrainState, create_state
-from advjax.training.step import Data, Metrics, Order, StepConfig, make_indexed_step, make_step
+from advjax.training.step import Data, Metrics, Order, StepConfig, make_epoch_end, make_indexed_step, make_step
 
 
 class Trainer:
@@ -162,6 +162,8 @@ class Trainer:
             program = self._program(self.phase(epoch), (batch_size, *shape), indexed=True)
             for index in range(first % per_epoch if epoch == first // per_epoch else 0, per_epoch):
                 state, metrics = program(state, frozen or {}, data, order)
+                if index + 1 == per_epoch and self.method.ends(self.phase(epoch)):
+                    state = self._end(self.phase(epoch), shape)(state, frozen or {}, data, order)
                 yield epoch * per_epoch + index + 1, state, metrics
 
     def data(self, train: Split) -> Data:
@@ -183,13 +185,21 @@ class Trainer:
         """
         step = make_step(self.method, self.modules, self.optimizer, self.config, phase)
         if image_shape is not None:
-            indexed = make_indexed_step(step, self.config, image_shape)
+            indexed = make_indexed_step(step, self.config, image_shape, self.method.views)
             return parallel.map_step(indexed, self.devices, self.mapping)
 
         def on_batch(state, frozen, epoch, batch):
             return step(state, frozen, batch, epoch)
 
         return parallel.map_step(on_batch, self.devices, self.mapping)
+
+    def _end(self, phase: Hashable, image_shape: tuple[int, int, int]) -> Any:
+        """What follows the last step of an epoch of this phase."""
+        key = (phase, "end")
+        if key not in self._programs:
+            end = make_epoch_end(self.method, self.modules, self.config, phase, image_shape)
+            self._programs[key] = parallel.map_step(end, self.devices, self.mapping)
+        return self._programs[key]
 
     def _program(self, phase: Hashable, shape: tuple[int, ...], *, indexed: bool) -> Any:
         key = (phase, shape, indexed)

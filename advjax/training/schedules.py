@@ -96,6 +96,18 @@ def cycle(ends: float, middle: float, steps: int, peak_at: float = 0.5) -> optax
     return optax.join_schedules([up, down], [top])
 
 
+def cosine_cycle(ends: float, middle: float, steps: int, peak_at: float = 0.5) -> optax.Schedule:
+    """`cycle` along half cosines, as PyTorch's OneCycleLR moves the momentum."""
+
+    def course(step):
+        share = jnp.clip(step / steps, 0.0, 1.0)
+        up, down = share / peak_at, (share - peak_at) / (1.0 - peak_at)
+        half = jnp.where(share < peak_at, 1.0 - jnp.cos(jnp.pi * up), 1.0 + jnp.cos(jnp.pi * down)) / 2.0
+        return ends + (middle - ends) * half
+
+    return course
+
+
 def sgd(
     schedule: optax.ScalarOrSchedule,
     *,

@@ -13,9 +13,13 @@ import optax
 
 from advjax import fields, parallel
 from advjax.data import KINDS, augment, from_rows, parse_augment
+from advjax.errors import InputError
 from advjax.fields import SEED, Parsed, at_least, field, one_of
 from advjax.methods.base import Aux, Batch, Context, Method, Network, State
 from advjax.training.state import TrainState
+
+# Purpose of a key that is drawn between two steps: no step's own.
+_END = 2**31
 
 Metrics = dict[str, jax.Array]
 Step = Callable[..., tuple[TrainState, Metrics]]
@@ -76,9 +80,14 @@ def make_step(
         optimizer: applied to each trained network on its own; a method may put another in its place.
         config: see `StepConfig`.
         phase: what `method.phase` gave; another phase is another step.
+
+    Raises:
+        InputError: when traced, a batch without the views that the method wants.
     """
 
     def step(state: TrainState, frozen: Mapping[str, Any], batch: Batch, epoch: jax.Array):
+        if len(batch.views) != method.views - 1:
+            raise InputError(f"must be {method.views - 1} beside the image, they are {len(batch.views)}", "batch.views")
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         context = _context(modules, config, phase, state, frozen, batch, epoch, key)
         attack_key, loss_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
@@ -107,7 +116,7 @@ def make_step(
     return step
 
 
-def make_indexed_step(step: Step, config: StepConfig, image_shape: tuple[int, int, int]) -> Step:
+def make_indexed_step(step: Step, config: StepConfig, image_shape: tuple[int, int, int], views: int = 1) -> Step:
     """`(state, frozen, data, order) -> (state, metrics)`: the step on the batch that `order` holds for it.
 
     It gathers its batch from the training set by the step counter and augments it, so that nothing but the call itself
@@ -117,28 +126,98 @@ def make_indexed_step(step: Step, config: StepConfig, image_shape: tuple[int, in
         step: from `make_step`.
         config: see `StepConfig`.
         image_shape: (H, W, C) of the images in `data`.
+        views: how many augmented views of every image the method wants.
     """
 
     def indexed(state: TrainState, frozen: Mapping[str, Any], data: Data, order: Order):
         steps = len(order.rows)
-        rows, weight = jax.tree.map(lambda leaf: leaf[state.step % steps], (order.rows, order.weight))
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
-        image = augment(key, from_rows(data.image[rows], image_shape), rows, config.augment)
-        return step(state, frozen, Batch(image, data.label[rows], rows, weight), state.step // steps)
+        batch = _gathered(data, order, state.step % steps, key, config.augment, image_shape, views)
+        return step(state, frozen, batch, state.step // steps)
 
     return indexed
 
 
+def make_epoch_end(
+    method: Method,
+    modules: Mapping[str, nn.Module],
+    config: StepConfig,
+    phase: Hashable,
+    image_shape: tuple[int, int, int],
+) -> Callable[..., TrainState]:
+    """The per-device function `(state, frozen, data, order) -> state` that follows the last step of an epoch.
+
+    To be called, with the order of the epoch that is over, only where `method.ends(phase)`.
+
+    Args:
+        method: what is trained.
+        modules: name -> module, of every network.
+        config: see `StepConfig`.
+        phase: of the epoch that is over.
+        image_shape: (H, W, C) of the images in `data`.
+    """
+
+    def end(state: TrainState, frozen: Mapping[str, Any], data: Data, order: Order) -> TrainState:
+        steps = len(order.rows)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), _END)
+        context = _context(modules, config, phase, state, frozen, None, state.step // steps - 1, key)
+        nets, moved = method.after_epoch(context)
+        context = context.with_nets(nets)
+        names = method.recomputed(phase)
+
+        def revisit(index, stats):
+            batch = _gathered(data, order, index, jax.random.fold_in(key, index), config.augment, image_shape)
+            for name in names:
+                net = dataclasses.replace(context.nets[name].with_stats(stats[name]), weight=batch.weight)
+                net = net.train(batch.image, momentum=index / (index + 1.0))[1]
+                stats = {**stats, name: _shared(net.stats, config.batch_norm)}
+            return stats
+
+        if names:
+            stats = jax.lax.fori_loop(0, steps, revisit, {name: context.nets[name].stats for name in names})
+            context = context.with_nets({name: context.nets[name].with_stats(stats[name]) for name in names})
+        return dataclasses.replace(
+            state,
+            params={name: context.nets[name].params for name in state.params},
+            stats={name: context.nets[name].stats for name in state.stats},
+            method=state.method if moved is None else state.method._replace(shared=moved.shared),
+        )
+
+    return end
+
+
+def _gathered(
+    data: Data,
+    order: Order,
+    index: jax.Array,
+    key: jax.Array,
+    kind: str,
+    image_shape: tuple[int, int, int],
+    views: int = 1,
+) -> Batch:
+    """The batch of this index in an epoch's order, gathered and augmented."""
+    rows, weight = jax.tree.map(lambda leaf: leaf[index], (order.rows, order.weight))
+    raw = from_rows(data.image[rows], image_shape)
+    # A view is drawn by a key of its own; the first one's is that of a method with a single one.
+    keys = [key, *(jax.random.fold_in(key, view) for view in range(1, views))]
+    image, *others = (augment(each, raw, rows, kind) for each in keys)
+    return Batch(image, data.label[rows], rows, weight, tuple(others))
+
+
 def _context(modules, config, phase, state, frozen, batch, epoch, key) -> Context:
+    shared, rows = state.method
+    if batch is not None:
+        rows = jax.tree.map(lambda leaf: leaf[batch.id], rows)
+    weight = None if batch is None else batch.weight
     variables = {name: (state.params[name], state.stats[name]) for name in state.params}
     variables |= {name: (value["params"], value["batch_stats"]) for name, value in frozen.items()}
     axis = parallel.AXIS if config.batch_norm == "global" else None
     return Context(
         nets={
-            name: Network(modules[name], *variables[name], batch.weight, jax.random.fold_in(key, 3 + number), axis)
+            name: Network(modules[name], *variables[name], weight, jax.random.fold_in(key, 3 + number), axis)
             for number, name in enumerate(sorted(variables))
         },
-        state=State(state.method.shared, jax.tree.map(lambda rows: rows[batch.id], state.method.per_example)),
+        state=State(shared, rows),
         batch=batch,
         epoch=epoch,
         epochs=config.epochs,
@@ -147,6 +226,7 @@ def _context(modules, config, phase, state, frozen, batch, epoch, key) -> Contex
         num_classes=config.num_classes,
         psum=parallel.psum,
         pmax=parallel.pmax,
+        step=state.step,
     )
 
 
@@ -165,12 +245,15 @@ def _gradients(method: Method, context: Context, adversarial: Any, key: jax.Arra
 
 def _advanced(context: Context, params: Mapping[str, Any], aux: Aux, batch_norm: str) -> Context:
     """After an update: new parameters of the group, new statistics, new state."""
-    stats = {name: net.stats for name, net in aux.nets.items()}
-    if batch_norm == "device":
-        stats = jax.lax.pmean(stats, parallel.AXIS)
+    stats = _shared({name: net.stats for name, net in aux.nets.items()}, batch_norm)
     context = context.with_params(params)
     context = context.with_nets({name: context.nets[name].with_stats(value) for name, value in stats.items()})
     return context if aux.state is None else dataclasses.replace(context, state=aux.state)
+
+
+def _shared(stats: Any, batch_norm: str) -> Any:
+    """The same statistics on all devices, where each took its own."""
+    return jax.lax.pmean(stats, parallel.AXIS) if batch_norm == "device" else stats
 
 
 def _added(metrics: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

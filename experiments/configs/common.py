@@ -29,10 +29,72 @@ def digits(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def plain_course(config: ConfigDict) -> None:
+    """SGD 0.1, momentum 0.9, weight decay 5e-4, x0.1 at half and three quarters: where a recipe does not fit digits."""
+    config.optimizer.update({"learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4})
+    config.schedule = get_config().schedule
+
+
 def cifar(config: ConfigDict, classes: int) -> ConfigDict:
     """CIFAR-10 or CIFAR-100."""
     config.data.name = f"cifar{classes}"
     return config
+
+
+DROPS = (215 / 300, 260 / 300, 285 / 300)
+
+
+def fair(config: ConfigDict) -> ConfigDict:
+    """The recipe under which all methods are compared: ResNet-18, CIFAR-10, 8/255, steps of 2/255, B-MTARD's course."""
+    config.data.update({"name": "cifar10", "augment": "crop_flip"})
+    config.network = {"name": "resnet18", "width": 0, "mean": (), "std": ()}
+    config.networks = {}
+    config.epochs, config.batch_size = 300, 128
+    config.optimizer.update({"learning_rate": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 2e-4})
+    config.schedule = {**get_config().schedule.to_dict(), "milestones": DROPS}
+    config.attack.update({"eps": "8/255", "step_size": "2/255", "steps": 10})
+    if config.attack.statistics == "batch":
+        config.attack.statistics = "running"
+    return config
+
+
+def taught(config: ConfigDict, variant: Any, *roles: str) -> ConfigDict:
+    """The config with the teachers `roles`, trained first by the variant of `natural` and `trades` unless given."""
+    from experiments.configs import natural, trades
+
+    made = {"clean": natural, "robust": trades}
+    for role in roles:
+        config.teachers[role] = teacher(made[role].get_config(variant))
+    return config
+
+
+def variants(digits_: Any = None, cifar100: Any = None, teachers: tuple[str, ...] = (), **more: Any) -> dict:
+    """The variants that most methods have: digits, cifar10, cifar100 and cifar10-fair.
+
+    Args:
+        digits_: what is changed on digits beyond `digits`.
+        cifar100: what is changed on CIFAR-100.
+        teachers: roles of the method's teachers.
+        **more: further variants.
+    """
+
+    def made(of: str, choose: Any, *changes: Any) -> Any:
+        def apply(config: ConfigDict) -> ConfigDict:
+            config = choose(config)
+            for change in changes:
+                if change:
+                    change(config)
+            return taught(config, of, *teachers)
+
+        return apply
+
+    return {
+        "digits": made("digits", digits, digits_),
+        "cifar10": made("cifar10", lambda config: cifar(config, 10)),
+        "cifar100": made("cifar100", lambda config: cifar(config, 100), cifar100),
+        "cifar10-fair": made("cifar10", fair),
+        **more,
+    }
 
 
 def teacher(training: ConfigDict, **network: Any) -> ConfigDict:

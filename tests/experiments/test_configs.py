@@ -22,7 +22,7 @@ def check(config, classes=10):
     create_modules(config, method, classes)
     _, rate = create_optimizer(config, 10, method)
     assert np.isfinite(rate(10 * config.epochs - 1))
-    assert set(config.teachers) == {name.removesuffix("_teacher") for name in method.frozen}
+    assert set(config.teachers) == {name.removesuffix("_teacher") for name in (*method.frozen, *method.pretrained)}
     plain = schema.plain(config)
     for teacher in config.teachers.values():
         create_network(teacher.network, classes, config.precision)

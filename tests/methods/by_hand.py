@@ -28,10 +28,12 @@ def make_context(method: Method, *, batch: int = 8, seed: int = 0, phase=None, e
     label = rng.integers(0, CLASSES, batch)
     state = method.init_state(label, CLASSES)
     weight = jnp.ones(batch)
-    nets = {}
+    nets: dict[str, Network] = {}
     for index, name in enumerate((*method.trained, *method.frozen)):
         given = variables(seed + index)
         nets[name] = Network(ToyNet(), given["params"], given["batch_stats"], weight, jax.random.key(index))
+    for name, source in method.averaged.items():
+        nets[name] = dataclasses.replace(nets[source])
     return Context(
         nets=nets,
         state=state if rows is None else State(state.shared, rows),
@@ -40,6 +42,7 @@ def make_context(method: Method, *, batch: int = 8, seed: int = 0, phase=None, e
             jnp.asarray(label, jnp.int32),
             jnp.arange(batch, dtype=jnp.int32),
             weight,
+            tuple(jnp.asarray(rng.uniform(0, 1, (batch, *SHAPE)), jnp.float32) for _ in range(method.views - 1)),
         ),
         epoch=jnp.asarray(epoch),
         epochs=10,
@@ -67,11 +70,15 @@ class Inverted:
 
     statistics: str = "running"
 
-    def __call__(self, context, key, net, target, objective="ce"):
+    def __call__(self, context, key, net, target, objective="ce", scale=1.0):
         return 1.0 - context.batch.image, net
 
     def craft(self, context, key, objective):
         return 1.0 - context.batch.image
+
+    def logits(self, net, x):
+        """Of the images x in evaluation mode."""
+        return net.logits_fn(x)
 
 
 def first_batch(run: Any) -> jax.Array:

@@ -142,7 +142,7 @@ def test_on_sglr_ascent_and_descent_are_against_the_memory():
     method = AWP(SGLR(PGDAT(Inverted(), clean_statistics=False), alpha=1.0), gamma=0.05)
     y = make_context(method, phase=((None, "refine"), True)).batch.label
     wrong = jnp.eye(3)[(y + 1) % 3]
-    context = make_context(method, phase=((None, "refine"), True), rows=wrong)
+    context = make_context(method, phase=((None, "refine"), True), rows=(((), wrong), ()))
     adversarial = method.perturb(context, KEY)[0]
     at = method.perturb_weights(context, adversarial, KEY)
     net = context.nets["model"]

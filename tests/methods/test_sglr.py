@@ -27,7 +27,7 @@ def soft_rows(batch=8):
 
 
 def refining(method, **kwargs):
-    context = make_context(method, phase=(None, "refine"), rows=soft_rows(), **kwargs)
+    context = make_context(method, phase=(None, "refine"), rows=((), soft_rows()), **kwargs)
     return context, method.perturb(context, KEY)[0]
 
 
@@ -41,10 +41,10 @@ def test_gradient_at_the_logits_has_its_closed_form():
     context, adversarial = refining(method)
     _, gradients, aux = loss_and_gradients(method, context, adversarial)
     p_adv, p_clean = training_probabilities(context, adversarial), training_probabilities(context, context.batch.image)
-    expected = 0.92 * p_adv - 0.9 * context.state.per_example - 0.02 * p_clean
+    expected = 0.92 * p_adv - 0.9 * context.state.per_example[1] - 0.02 * p_clean
     np.testing.assert_allclose(gradients["model"]["Linear_0"]["bias"], jnp.mean(expected, 0), atol=1e-7)
-    np.testing.assert_allclose(p_adv - aux.state.per_example, expected, atol=1e-6)
-    np.testing.assert_allclose(jnp.sum(aux.state.per_example, -1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(p_adv - aux.state.per_example[1], expected, atol=1e-6)
+    np.testing.assert_allclose(jnp.sum(aux.state.per_example[1], -1), 1.0, rtol=1e-6)
 
 
 def test_general_form():
@@ -59,9 +59,9 @@ def test_general_form():
         e = np.exp(z - z.max(-1, keepdims=True))
         return e / e.sum(-1, keepdims=True)
 
-    memory = 0.7 * context.state.per_example + 0.3 * (0.6 * softmax(z_clean / 3) + 0.4 * softmax(z_adv / 3))
+    memory = 0.7 * context.state.per_example[1] + 0.3 * (0.6 * softmax(z_clean / 3) + 0.4 * softmax(z_adv / 3))
     target = 0.4 * memory + 0.6 * np.eye(CLASSES)[y]
-    np.testing.assert_allclose(aux.state.per_example, memory, rtol=1e-5)
+    np.testing.assert_allclose(aux.state.per_example[1], memory, rtol=1e-5)
     np.testing.assert_allclose(value, -(target * np.log(softmax(z_adv))).sum(-1).mean(), rtol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_before_es_it_is_its_base_method(base, one_more):
     assert distance((value, gradients), (expected, expected_gradients)) < 1e-6
     assert aux.state is None
     assert (
-        distance(method.init_state(context.batch.label, CLASSES).per_example, jnp.eye(CLASSES)[context.batch.label])
+        distance(method.init_state(context.batch.label, CLASSES).per_example[1], jnp.eye(CLASSES)[context.batch.label])
         == 0
     )
     frozen_memory = dataclasses.replace(method, alpha=1.0)
@@ -93,7 +93,7 @@ def test_the_attack_is_always_against_the_true_label():
     method = SGLR(PGDAT(ATTACK, clean_statistics=False))
     plain, refine = (
         make_context(method, phase=(None, "plain")),
-        make_context(method, phase=(None, "refine"), rows=soft_rows()),
+        make_context(method, phase=(None, "refine"), rows=((), soft_rows())),
     )
     np.testing.assert_array_equal(method.perturb(plain, KEY)[0], method.perturb(refine, KEY)[0])
 
@@ -104,7 +104,7 @@ def test_mart_keeps_the_true_label_outside_its_cross_entropy():
     context = make_context(method)
     y = context.batch.label
     wrong = (y + 1) % CLASSES
-    context = make_context(method, phase=(None, "refine"), rows=jnp.eye(CLASSES)[wrong])
+    context = make_context(method, phase=(None, "refine"), rows=((), jnp.eye(CLASSES)[wrong]))
     adversarial = method.perturb(context, KEY)[0]
     value, _, _ = loss_and_gradients(method, context, adversarial)
     plain, _, _ = loss_and_gradients(MART(ATTACK, beta=6.0), context, adversarial)
@@ -150,7 +150,7 @@ def test_the_memory_after_an_epoch_by_hand():
     data, index, weight = run.data, *epoch_order(0, 0, 22, 8)
     variables = {"params": run.initial.params["model"], "batch_stats": run.initial.stats["model"]}
     expected = np.eye(CLASSES, dtype=np.float32)[np.asarray(data.label)]
-    np.testing.assert_array_equal(run.initial.method.per_example, expected)
+    np.testing.assert_array_equal(run.initial.method.per_example[1], expected)
     for rows, mask in zip(index, weight, strict=True):
         x = jnp.asarray(data.image[rows] / 255.0, jnp.float32)
 
@@ -162,7 +162,7 @@ def test_the_memory_after_an_epoch_by_hand():
         q = np.asarray(0.2 * p(x) + 0.8 * p(1 - x))
         expected[rows[real]] = 0.9 * expected[rows[real]] + 0.1 * q[real]
     assert (weight == 0).sum() == 2
-    np.testing.assert_allclose(run.state.method.per_example, expected, rtol=1e-5)
+    np.testing.assert_allclose(run.state.method.per_example[1], expected, rtol=1e-5)
     assert run.metrics["memory_agreement"] == 1.0
 
 
