@@ -69,21 +69,23 @@ class TrainingAttack:
         """
         loss, label = losses.objective(objective), context.batch.label
 
+        moves = self.statistics == "batch"
+
         def on_network(x_adv, carry):
             stats, survived = carry
             if self.statistics == "running":
                 logits, weight = net.logits_fn(x_adv), jnp.ones(())
             else:
                 # Padding must not pull on the batch statistics that the others are attacked on.
-                (logits, moved), weight = net.with_stats(stats).train(x_adv), context.batch.weight
-                stats = moved.stats if self.statistics == "batch" else stats
+                (logits, moved), weight = (net.with_stats(stats) if moves else net).train(x_adv), context.batch.weight
+                stats = moved.stats if moves else stats
             if context.counting:
                 survived += losses.correct(logits, label)
             return loss(logits, target) * weight, (stats, survived)
 
-        carry = (net.stats, jnp.zeros(len(label)) if context.counting else None)
+        carry = (net.stats if moves else None, jnp.zeros(len(label)) if context.counting else None)
         x_adv, (stats, survived) = self._maximize(context, key, on_network, carry, scale)
-        return x_adv, dataclasses.replace(net, stats=stats, survived=survived)
+        return x_adv, dataclasses.replace(net, stats=stats if moves else net.stats, survived=survived)
 
     def logits(self, net: Network, x: jax.Array) -> jax.Array:
         """What an attack that moves no statistics sees of a network: logits [B, K] on running or batch statistics."""

@@ -89,7 +89,7 @@ class GAIRAT(Weighting):
 class MAIL(Weighting):
     """MAIL (Wang et al. 2021): examples with a small or negative probabilistic margin under attack count more.
 
-        w = 3 sigmoid(slope (max_{k != y} p_k(x') - p_y(x') + bias)),    not normalised
+        w = 3 sigmoid(slope (max_{k != y} p_k(x') - p_y(x') + bias))
 
     p is taken in training mode, from the forward that gives the loss. Source: the authors' code; from epoch 77 of 120,
     counted from 1, plain before. MAIL-AT: the defaults, around PGD-AT without a clean forward; MAIL-TRADES: slope 2,
@@ -99,12 +99,16 @@ class MAIL(Weighting):
         start: the weights begin with epoch round(start * epochs), counted from 1.
         slope: see above.
         bias: see above.
+        normalise: divide w by its mean over the batch. The authors' code does not; short runs at a high learning rate
+            then end at uniform predictions, where all weights are near 0.
     """
 
     start: float = field(77 / 120, between(0, 1), "fraction of the run at which the weights begin")
     slope: float = field(10.0, at_least(0), "how steeply the weight rises with the margin")
     bias: float = field(-0.5, help="added to the margin")
+    normalise: bool = field(False, help="divide the weights by their mean over the batch")
 
     def weigh(self, context, logits, name):
         margin = losses.margin(jax.nn.softmax(logits.astype(jnp.float32)), context.batch.label)
-        return 3.0 * jax.nn.sigmoid(self.slope * (margin + self.bias))
+        w = 3.0 * jax.nn.sigmoid(self.slope * (margin + self.bias))
+        return w / context.mean(w) if self.normalise else w

@@ -54,6 +54,9 @@ def test_plain_before_the_start_and_a_constant_with_slope_zero(base):
         else:
             share = 6.0 * jnp.mean(losses.kl(net.train(context.batch.image)[0], net.train(adversarial)[0]))
     np.testing.assert_allclose(value, plain + 0.5 * share, rtol=1e-5)
+    normalised = dataclasses.replace(flat, normalise=True)
+    value, _, _ = loss_and_gradients(normalised, dataclasses.replace(context, phase=ON), adversarial)
+    np.testing.assert_allclose(value, plain, rtol=1e-5)
 
 
 def test_on_sglr_the_memory_is_the_target_and_the_weights_are_on_it():
