@@ -110,7 +110,7 @@ def put_aside(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 def choose(method: Method, network: str | None, workdir: str | os.PathLike[str]) -> str:
     """`network`, if the method has it; the first that it evaluates if absent."""
-    names = (*method.trained, *method.averaged)
+    names = dict.fromkeys((*method.trained, *method.averaged))
     if network and network not in names:
         raise unknown(f"network of the run in {workdir}", network, names, "network")
     return network or method.evaluated[0]

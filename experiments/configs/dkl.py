@@ -20,4 +20,8 @@ def get_config(variant="cifar10"):
     return common.variant(config, variant, VARIANTS)
 
 
-VARIANTS = common.variants(common.plain_course)
+def _cifar100(config):
+    config.method.attack_beta = 1.0
+
+
+VARIANTS = common.variants(common.plain_course, _cifar100)

@@ -13,7 +13,7 @@ from experiments.configs import common
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100, cifar10-fair."""
-    config = common.get_config("dm_ema", ema_decay=0.995, ema_warmup=True, ema_start=0.025, ema_statistics="copy")
+    config = common.get_config("dm_ema", ema_decay=0.995, ema_warmup=True, ema_start=11 / 400, ema_statistics="copy")
     config.epochs, config.batch_size = 400, 512
     config.network.name = "wrn_28_10_swish"
     config.optimizer.update({"learning_rate": 0.2, "momentum": 0.95, "nesterov": True, "decay": "kernels"})

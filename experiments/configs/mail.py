@@ -23,6 +23,11 @@ def get_config(variant="cifar10"):
     return common.variant(config, variant, VARIANTS)
 
 
+def _digits(config):
+    common.plain_course(config)
+    config.method.mail_normalise = True  # without it the network collapses at this learning rate
+
+
 def _trades(config):
     name = "trades_mail"
     own = {"beta": 5.0, "order": "clean-adv", "mail_slope": 2.0, "mail_bias": 0.0}
@@ -30,4 +35,4 @@ def _trades(config):
     return common.cifar(config, 10)
 
 
-VARIANTS = {**common.variants(common.plain_course), "cifar10-trades": _trades}
+VARIANTS = {**common.variants(_digits), "cifar10-trades": _trades}
