@@ -10,7 +10,8 @@ PACKAGE = pathlib.Path(advjax.__file__).parent
 FLOORS = [
     ["errors", "version"],
     ["numbers", "files"],
-    ["fields", "plugins"],
+    ["plugins"],
+    ["fields"],
     ["compiling"],
     ["parallel"],
     ["losses", "threat"],
