@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from advjax import numbers, plugins
+from advjax import numbers
 from advjax.errors import InputError, unknown
 
 # A number that people write as a fraction: 8/255 stays text until it is computed with.
@@ -36,11 +36,11 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of several names, which `names` gives when they are asked for; `package.module:Object`, too, if `outside`."""
+    """One of several names, which `names` gives when they are asked for."""
 
     kind: str
     names: Callable[[], Iterable[str]]
-    outside: bool = False
+    open: bool = False  # whether `package.module:Object` is allowed, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,8 @@ def one_of(*names: str, kind: str = "choice") -> Choice:
 
 
 def chosen_from(kind: str, names: Callable[[], Iterable[str]]) -> Choice:
-    """One of the names of a registry, which is looked at only when a value is checked, or an object from outside."""
-    return Choice(kind, names, outside=True)
+    """One of the names of a registry, looked at only when a value is checked, or an object from outside."""
+    return Choice(kind, names, open=True)
 
 
 # Seeds become uint32 words of a random key: a larger one would be cut in silence.
@@ -191,7 +191,7 @@ def obey(value: Any, rule: AnyRule, name: str) -> None:
         return
     if isinstance(rule, Choice):
         names = tuple(rule.names())
-        if value not in names and not (rule.outside and plugins.is_reference(value)):
+        if value not in names and not (rule.open and isinstance(value, str) and ":" in value):
             raise unknown(rule.kind, value, names, name)
         return
     for each in value if isinstance(value, tuple) else (value,):

@@ -10,8 +10,7 @@ PACKAGE = pathlib.Path(advjax.__file__).parent
 FLOORS = [
     ["errors", "version"],
     ["numbers", "files"],
-    ["plugins"],
-    ["fields"],
+    ["fields", "plugins"],
     ["compiling"],
     ["parallel"],
     ["losses", "threat"],
