@@ -59,7 +59,8 @@ WRONG = [
     ("--config.schedule.name=my_schedule:thirds", "halves"),
     ("--config.log.writers=('my_writer:Line',)", "did you mean Lines"),
     ("--config.log.writers=('no_writer:NoWriter',)", "log.writers must have the methods write and close"),
-    ("--config.evaluation.protocol=my_protocol:mine", "my_protocol"),
+    ("--config.evaluation.protocol=my_protocol:yours", "protocol"),
+    ("--config.evaluation.protocol=my_protocol:darker", "protocol"),
 ]
 
 
@@ -96,9 +97,9 @@ def results(folder):
     """Every command that knows a run, on the example's and on one where everything is from outside."""
     ours, theirs = [["run", *SMALL, "--workdir=ard"], ["run", *SMALL, *OUTSIDE, "--workdir=outside"]]
     rest = [
-        ["evaluate", "--workdir=outside", "--protocol=clean", "--out=evaluated", "--compilation_cache=off"],
+        ["evaluate", "--workdir=outside", "--protocol=my_protocol:mine", "--out=evaluated", "--compilation_cache=off"],
         ["export", "--workdir=outside", "--format=orbax"],
-        ["compare", "--runs=ard,outside", "--root=compared"],
+        ["compare", "--runs=outside", "--root=compared"],
     ]
     return run_all([ours, theirs, theirs, *rest], folder)
 
@@ -112,6 +113,7 @@ def test_every_command_works_on_a_run_whose_parts_are_from_outside(folder, resul
     assert report["networks"]["student"]["architecture"] == "my_net:MyNet"
     again = json.loads((folder / "evaluated/report.json").read_text())
     assert again["networks"]["student"]["architecture"] == "my_net:MyNet"
+    assert [row["attack"] for row in again["results"]] == ["clean", "pgd20", "darker"]
     assert "create('my_net:MyNet', 3, width=16)" in (folder / "outside/export/orbax/model_card.md").read_text()
     assert "| outside |" in (folder / "compared/compare.md").read_text()
 
