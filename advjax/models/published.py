@@ -110,7 +110,9 @@ def load_teacher(name: str, path: str | os.PathLike | None = None, **options: An
     return module, load_torch(path, module, entry.image_shape)
 
 
-def _robustbench(model: str, network: str, data: str, threat: tuple, clean: float, autoattack: float, **rest: Any):
+def _robustbench(
+    model: str, network: str, data: str, threat: tuple, clean: float, autoattack: float | None, **rest: Any
+):
     extra_data = rest.pop("extra_data", False)
     folder = {"linf": "Linf", "l2": "L2"}.get(threat[0], "Linf")
     where = f"github.com/RobustBench/robustbench (model zoo: dataset {data}, threat model {folder}, model {model})"
