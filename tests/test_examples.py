@@ -60,7 +60,6 @@ WRONG = [
     ("--config.log.writers=('my_writer:Line',)", "did you mean Lines"),
     ("--config.log.writers=('no_writer:NoWriter',)", "log.writers must have the methods write and close"),
     ("--config.evaluation.protocol=my_protocol:yours", "protocol"),
-    ("--config.evaluation.protocol=my_protocol:darker", "protocol"),
 ]
 
 
