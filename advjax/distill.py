@@ -1,9 +1,13 @@
-"""The mechanisms of the distillation papers as functions of plain arrays, useful without the rest of the library."""
+"""The mechanisms of the distillation papers as functions of plain arrays, useful without the rest of the library.
+
+Shapes that would be broadcast in silence are an AssertionError, also inside `jit`, where the check costs nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -54,6 +58,7 @@ def balance_temperatures(
         >>> balance_temperatures(jnp.array([2.0, 3.0]), jnp.array([0.5, 0.2]), 0.1)
         Array([1.9, 3.1], dtype=float32)
     """
+    chex.assert_shape([temperatures, entropies], (2,))
     return jnp.clip(temperatures - rate * jnp.sign(entropies - entropies[::-1]), low, high)
 
 
@@ -78,6 +83,8 @@ def balance_losses(
         >>> balance_losses(jnp.array([0.5, 0.5]), jnp.array([3.0, 1.0]), jnp.array([4.0, 4.0]), 0.1).tolist()
         [0.525, 0.475]
     """
+    chex.assert_rank(weights, 1)
+    chex.assert_equal_shape([weights, values, first])
     tiny = jnp.finfo(jnp.float32).tiny
     relative = (values / jnp.maximum(first, tiny)) ** gamma
     share = jnp.where(jnp.sum(relative) > 0, relative / jnp.maximum(jnp.sum(relative), tiny), 1.0 / len(weights))
@@ -136,6 +143,7 @@ def peer_distillation(logits: jax.Array, peers: Sequence[jax.Array], temperature
         >>> peer_distillation(jnp.zeros((1, 2)), [jnp.log(jnp.array([[0.25, 0.75]]))])
         Array([0.1308], dtype=float32)
     """
+    chex.assert_equal_shape([logits, *peers])
     terms = [losses.kl(jax.lax.stop_gradient(peer), logits, temperature) for peer in peers]
     return temperature**2 * sum(terms[1:], terms[0]) / len(terms)
 
@@ -181,6 +189,7 @@ def refine_labels(
         >>> refine_labels(jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[1.0, 3.0]]))).tolist()
         [[0.3, 0.7]]
     """
+    chex.assert_equal_shape([clean_logits, adversarial_logits])
     clean, adversarial = jax.lax.stop_gradient((clean_logits, adversarial_logits))
     clean, adversarial = (jax.nn.softmax(z.astype(jnp.float32) / temperature) for z in (clean, adversarial))
     return clean_weight * clean + (1.0 - clean_weight) * adversarial
@@ -193,6 +202,7 @@ def remember(memory: jax.Array, refined: jax.Array, alpha: float = 0.9) -> jax.A
         >>> remember(jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.5]])).tolist()
         [[0.95, 0.05]]
     """
+    chex.assert_equal_shape([memory, refined])
     return jax.lax.stop_gradient(alpha * memory + (1.0 - alpha) * refined)
 
 

@@ -131,8 +131,9 @@ def check(instance: Any) -> None:
     Raises:
         InputError: a value of another type, not finite, or against its rule; names the field.
     """
+    types = types_of(instance.__class__)
     for each in dataclasses.fields(instance):
-        value = coerced(getattr(instance, each.name), types_of(type(instance))[each.name], each.name)
+        value = coerced(getattr(instance, each.name), types[each.name], each.name)
         obey(value, each.metadata.get("rule"), each.name)
         if value is not getattr(instance, each.name):
             object.__setattr__(instance, each.name, value)

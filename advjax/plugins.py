@@ -65,6 +65,27 @@ def resolve(name: str, kind: str, known: Iterable[str] = ()) -> Any:
     return found
 
 
+def call(made_by: Any, what: str, *args: Any, **kwargs: Any) -> Any:
+    """`made_by(*args, **kwargs)`, where a failure of an object from outside is one line.
+
+    Args:
+        made_by: what `resolve` gave.
+        what: what messages call it, `"schedule my_file:halves"`.
+        *args: handed on.
+        **kwargs: handed on.
+
+    Raises:
+        InputError: the call fails; an `InputError` of its own passes through.
+    """
+    try:
+        return made_by(*args, **kwargs)
+    except InputError:
+        raise
+    except Exception as error:  # a foreign object can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{what} failed: {reason}") from error
+
+
 def reference(target: Any) -> str:
     """`package.module:Object` of a class or function, such that `resolve` gives it back.
 

@@ -1,4 +1,4 @@
-"""A config of one's own: `python -m experiments.run --config=examples/my_config.py:digits --workdir=runs/ard`."""
+"""A config of one's own: `python -m experiments.run --config=my_config.py:digits --workdir=runs/ard`."""
 
 from advjax import runs
 from experiments.configs import common, trades

@@ -1,0 +1,1 @@
+"""Command lines, configs, benchmarks and evidence: only what reads `advjax`."""

@@ -80,3 +80,17 @@ def test_peer_distillation_is_the_mean_over_peers_and_reaches_none():
 def test_disagreement_counts_pairs():
     same, other = jnp.eye(3)[:2], jnp.eye(3)[jnp.asarray([0, 2])]
     np.testing.assert_allclose(distill.disagreement([same, same, other]), [0.0, 2 / 3], rtol=1e-6)
+
+
+def test_shapes_that_would_be_broadcast_are_refused():
+    two, three, logits = jnp.ones(2), jnp.ones(3), jnp.zeros((5, 4))
+    for call in (
+        lambda: distill.balance_temperatures(two, three, 0.1),
+        lambda: distill.balance_losses(two, jnp.ones(()), two, 0.1),
+        lambda: jax.jit(distill.balance_losses)(two, two, jnp.ones(1), 0.1),
+        lambda: distill.peer_distillation(logits, [logits[:1]]),
+        lambda: distill.refine_labels(logits, logits[:, :1]),
+        lambda: distill.remember(logits[:1], logits),
+    ):
+        with pytest.raises(AssertionError, match="shape"):
+            call()

@@ -3,7 +3,7 @@
 import ast
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 
@@ -16,51 +16,9 @@ from tests.commands import ROOT, assert_one_line, run_all
 
 EXAMPLES = ROOT / "examples"
 
-THEIRS = {
-    "my_net.py": """
-        import flax.linen as nn
-
-        class MyNet(nn.Module):
-            num_classes: int
-            width: int = 8
-
-            @nn.compact
-            def __call__(self, x, train=False):
-                x = nn.relu(nn.Dense(self.width)(x.reshape(len(x), -1)))
-                return nn.Dense(self.num_classes)(x)
-    """,
-    "my_data.py": """
-        import numpy as np
-        from advjax.data import Dataset, Split
-
-        def load(path, **options):
-            def split(n, seed):
-                rng, label = np.random.default_rng(seed), np.arange(n, dtype=np.int32) % 3
-                image = rng.integers(0, 60, (n, 4, 4, 1))
-                image[np.arange(n), label] += 150  # the row that is bright is the class
-                return Split(image.astype(np.uint8), label)
-
-            return Dataset("mine", split(96, 0), split(32, 1), 3)
-    """,
-    "my_schedule.py": """
-        def halves(peak, epochs, steps_per_epoch):
-            return lambda step: peak * 0.5 ** (step // steps_per_epoch)
-    """,
-    "my_writer.py": """
-        class Lines:
-            def __init__(self, workdir, step):
-                self.file = open(workdir / "lines.txt", "a")
-
-            def write(self, record):
-                self.file.write(f"{record['step']} {record['loss']}\\n")
-
-            def close(self):
-                self.file.close()
-
-        class NoWriter:
-            pass
-    """,
-}
+PAGE = (ROOT / "docs/extending.md").read_text()
+# The files that the page shows: every block that begins with a file's name.
+FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
 
 # my_config.py as it stands, with a teacher that is not near chance and everything else small.
 SMALL = (
@@ -100,8 +58,8 @@ WRONG = [
     ("--config.data.name=my_net:MyNet", "my_net:MyNet must return an advjax.data.Dataset"),
     ("--config.schedule.name=my_schedule:thirds", "halves"),
     ("--config.log.writers=('my_writer:Line',)", "did you mean Lines"),
-    ("--config.log.writers=('my_writer:NoWriter',)", "log.writers must have the methods write and close"),
-    ("--config.evaluation.protocol=my_protocol:mine", "my_protocol"),
+    ("--config.log.writers=('no_writer:NoWriter',)", "log.writers must have the methods write and close"),
+    ("--config.evaluation.protocol=my_protocol:yours", "protocol"),
 ]
 
 
@@ -119,14 +77,18 @@ def test_a_loop_of_ones_own():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of the reader's own, outside this checkout."""
+    """A folder of the reader's own, outside this checkout, with the files as the page has them."""
     folder = tmp_path_factory.mktemp("theirs")
-    for name in ("my_method.py", "my_config.py"):
-        shutil.copy(EXAMPLES / name, folder)
-    for name, text in THEIRS.items():
-        lines = text.strip("\n").splitlines()
-        (folder / name).write_text("\n".join(line.removeprefix("        ") for line in lines) + "\n")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    (folder / "no_writer.py").write_text("class NoWriter:\n    pass\n")
     return folder
+
+
+def test_the_page_shows_the_examples_as_they_are():
+    assert set(FILES) > {"my_method.py", "my_config.py", "my_net.py", "my_data.py", "my_schedule.py", "my_writer.py"}
+    for name in ("my_method.py", "my_config.py"):
+        assert FILES[name] == (EXAMPLES / name).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +96,9 @@ def results(folder):
     """Every command that knows a run, on the example's and on one where everything is from outside."""
     ours, theirs = [["run", *SMALL, "--workdir=ard"], ["run", *SMALL, *OUTSIDE, "--workdir=outside"]]
     rest = [
-        ["evaluate", "--workdir=outside", "--protocol=clean", "--out=evaluated", "--compilation_cache=off"],
+        ["evaluate", "--workdir=outside", "--protocol=my_protocol:mine", "--out=evaluated", "--compilation_cache=off"],
         ["export", "--workdir=outside", "--format=orbax"],
-        ["compare", "--runs=ard,outside", "--root=compared"],
+        ["compare", "--runs=outside", "--root=compared"],
     ]
     return run_all([ours, theirs, theirs, *rest], folder)
 
@@ -150,6 +112,7 @@ def test_every_command_works_on_a_run_whose_parts_are_from_outside(folder, resul
     assert report["networks"]["student"]["architecture"] == "my_net:MyNet"
     again = json.loads((folder / "evaluated/report.json").read_text())
     assert again["networks"]["student"]["architecture"] == "my_net:MyNet"
+    assert [row["attack"] for row in again["results"]] == ["clean", "pgd20", "darker"]
     assert "create('my_net:MyNet', 3, width=16)" in (folder / "outside/export/orbax/model_card.md").read_text()
     assert "| outside |" in (folder / "compared/compare.md").read_text()
 

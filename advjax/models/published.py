@@ -100,7 +100,9 @@ def _columns(name: str) -> tuple[str, ...]:
     return name, entry.network, entry.data, f"{norm} {eps}" if norm else "natural", reported
 
 
-def _robustbench(model: str, network: str, data: str, threat: tuple, clean: float, autoattack: float, **rest: Any):
+def _robustbench(
+    model: str, network: str, data: str, threat: tuple, clean: float, autoattack: float | None, **rest: Any
+):
     extra_data = rest.pop("extra_data", False)
     folder = {"linf": "Linf", "l2": "L2"}.get(threat[0], "Linf")
     where = f"github.com/RobustBench/robustbench (model zoo: dataset {data}, threat model {folder}, model {model})"

@@ -53,7 +53,11 @@ def learning_rate(
     """
     total = epochs * steps_per_epoch
     if plugins.is_reference(name) or name in plugins.registered("schedule"):
-        return plugins.resolve(name, "schedule", SCHEDULES)(peak, epochs, steps_per_epoch)
+        make = plugins.resolve(name, "schedule", SCHEDULES)
+        rate = plugins.call(make, f"schedule {name}", peak, epochs, steps_per_epoch)
+        if not callable(rate):
+            raise InputError(f"must give a function of the step, {name} gives {rate!r}", "name")
+        return rate
     if name not in SCHEDULES:
         raise unknown("schedule", name, SCHEDULES, "name")
     if list(milestones) != sorted(milestones) or any(not 0 < m <= 1 for m in milestones):

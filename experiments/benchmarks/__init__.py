@@ -1,0 +1,1 @@
+"""What is measured behind docs/performance.md; `python -m experiments.benchmarks` runs all of it."""

@@ -71,18 +71,22 @@ def _table(report: common.Report, title: str, variable: str, values: Iterable[st
 
 
 def batch(report: common.Report) -> None:
+    """Time and memory against the global batch."""
     _table(report, "Batch", "batch", FLAGS.batches, lambda value: _step(batch=value, clean_statistics=False))
 
 
 def classes(report: common.Report) -> None:
+    """Against the number of classes."""
     _table(report, "Classes", "classes", FLAGS.classes, lambda value: _step(classes=value, clean_statistics=False))
 
 
 def peers(report: common.Report) -> None:
+    """Against MAT's number of networks."""
     _table(report, "Peers of MAT", "peers", FLAGS.peers, lambda value: _step("mat", peers=value))
 
 
 def devices(report: common.Report) -> None:
+    """Against the number of devices that share one batch; simulated ones on CPU."""
     title = "Devices, global batch constant"
     if jax.default_backend() != "cpu":
         counts = [value for value in FLAGS.devices if int(value) <= jax.local_device_count()]
@@ -110,10 +114,12 @@ def _simulated(count: int) -> dict[str, float]:
 
 
 def devices_here(report: common.Report) -> None:
+    """The same on the devices of this process, which `_simulated` starts."""
     _table(report, "Devices", "devices", FLAGS.devices, lambda value: _step(devices=value, clean_statistics=False))
 
 
 def compile_time(report: common.Report) -> None:
+    """Seconds to compile against the attack's steps."""
     for value in map(int, FLAGS.attack_steps):
         made = _step(steps=value, clean_statistics=False)
         started = time.perf_counter()

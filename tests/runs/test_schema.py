@@ -51,6 +51,8 @@ WRONG = [
     ({"optimizer": {"momentum": 1.0}}, r"^optimizer\.momentum must be at least 0 and below 1"),
     ({"optimizer": {"weight_decay": float("nan")}}, r"^optimizer\.weight_decay must be a finite number"),
     ({"optimizer": {"learning_rate": 10**400}}, r"^optimizer\.learning_rate must be a finite number"),
+    ({"optimizer": {"name": "package:Adam"}}, r"^optimizer\.name must be an optimizer, it is 'package:Adam'"),
+    ({"schedule": {"name": "cosin"}}, r"^schedule\.name must be a schedule, it is 'cosin'; did you mean cosine"),
     ({"optimizer": 3}, r"^optimizer must be a group of fields, it is 3"),
     ({"schedule": {"milestones": [0.8, 0.5]}}, r"^schedule\.milestones must ascend"),
     ({"schedule": {"milestones": "0.5"}}, r"^schedule\.milestones must be a list"),

@@ -44,15 +44,10 @@ def test_the_score_of_a_checkpoint(best_by, expected):
     assert score({"train_clean_accuracy": 1.0}, best_by) is None
 
 
-def test_a_finished_training_is_left_alone_and_a_diverged_one_is_no_checkpoint(small_run, small_config, tmp_path):
+def test_a_finished_training_is_left_alone(small_run, small_config):
     before = (small_run / "metrics.jsonl").read_bytes()
     train(runs.build(small_config), small_run, Display(live=False))
     assert (small_run / "metrics.jsonl").read_bytes() == before
-    wild = small_config.copy_and_resolve_references()
-    wild.optimizer.learning_rate = 1e30
-    with pytest.raises(FloatingPointError, match="diverged: the loss in epoch 1"):
-        train(runs.build(wild), tmp_path, Display(live=False))
-    assert not any(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
 
 
 def test_the_last_checkpoint_is_what_the_steps_lead_to(small_run, small_config):

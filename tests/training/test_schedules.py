@@ -120,3 +120,27 @@ def test_decay_of_kernels_only_and_clipping():
     np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
     with pytest.raises(InputError, match=r"^decay must"):
         sgd(0.1, decay="some")
+
+
+def falls(peak, epochs, steps_per_epoch):
+    return lambda step: peak / (1 + step / (epochs * steps_per_epoch))
+
+
+def breaks(peak, epochs, steps_per_epoch):
+    raise RuntimeError("two\nlines")
+
+
+def number(peak, epochs, steps_per_epoch):
+    return peak
+
+
+def test_a_schedule_from_outside():
+    rate = learning_rate(f"{__name__}:falls", 0.2, 5, 4)
+    assert (rate(0), rate(20)) == (0.2, 0.1)
+    for name, message in {
+        "breaks": r"schedule .*:breaks failed: RuntimeError: two lines",
+        "number": r"^name must give a function of the step, .*:number gives 0\.2",
+        "fals": "did you mean falls",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            learning_rate(f"{__name__}:{name}", 0.2, 5, 4)
