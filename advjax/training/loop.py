@@ -121,7 +121,9 @@ class Trainer:
         count = len(labels)  # type: ignore[arg-type]
         parallel.check_batch_size(count, self.devices)
         if self.method.views > 1:
-            raise InputError(f"must be one that sees one view of an image, {type(self.method).__name__} sees more", "method")
+            raise InputError(
+                f"must be one that sees one view of an image, {type(self.method).__name__} sees more", "method"
+            )
         images = np.asarray(images)
         batch = Batch(
             np.asarray(to_float(images), np.float32) if images.dtype == np.uint8 else images.astype(np.float32),

@@ -187,7 +187,9 @@ def test_sglr_drops_at_epochs_100_and_150_counted_from_1():
 def test_fgsm_rs_cycles_its_momentum():
     config = recipe("fgsm_rs", "cifar10")
     assert (config.schedule.name, config.schedule.low_momentum, config.optimizer.momentum) == ("cyclic", 0.8, 0.9)
-    with pytest.raises(InputError, match=r"^schedule\.low_momentum must be 0 unless schedule\.name is cyclic or onecycle"):
+    with pytest.raises(
+        InputError, match=r"^schedule\.low_momentum must be 0 unless schedule\.name is cyclic or onecycle"
+    ):
         wrong = runs.read({"schedule": {"low_momentum": 0.8}})
         create_optimizer(wrong, 10, create_method(wrong))
 
