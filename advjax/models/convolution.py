@@ -25,7 +25,9 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[P
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def cured_convolution(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], groups: int):
+def cured_convolution(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair], groups: int
+) -> jax.Array:
     """A 2-D convolution that XLA's CPU backend computes fast, with gradients that it computes fast, in loops too.
 
     - The input gradient is an ordinary convolution with a kernel that is rearranged beforehand. The kernel of XLA's own

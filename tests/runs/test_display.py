@@ -1,37 +1,9 @@
-"""`metrics.jsonl` across interruptions, and what the terminal shows."""
-
-import json
+"""What the terminal shows, and which checkpoints stay."""
 
 import pytest
 
 from advjax.runs.display import Display, duration, summary
-from advjax.runs.metrics import MetricsLog, read_metrics
 from advjax.training.checkpoints import Checkpoints
-
-
-def test_log_is_cut_back_to_the_step_that_is_resumed_at(tmp_path):
-    log = MetricsLog(tmp_path, 0)
-    for step in (10, 20, 30):
-        log.write({"step": step, "seconds": step / 10, "loss": 1.0})
-    log.close()
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 40, "sec')  # a crash in the middle of a line
-    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20, 30]
-    log = MetricsLog(tmp_path, 20)
-    assert log.seconds == 2.0
-    log.write({"step": 30, "seconds": 9.0, "loss": 0.5})
-    log.close()
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [10, 20, 30]
-    assert records[-1]["loss"] == 0.5
-    assert list((tmp_path / "tensorboard").glob("events*"))
-
-
-def test_no_tensorboard_if_not_wanted(tmp_path):
-    log = MetricsLog(tmp_path, 0, tensorboard=False)
-    log.write({"step": 1, "seconds": 0.0})
-    log.close()
-    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_summary_shows_what_there_is():

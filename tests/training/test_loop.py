@@ -9,7 +9,7 @@ import pytest
 
 from advjax.data import Split, epoch_order
 from advjax.errors import InputError
-from advjax.methods import Natural
+from advjax.methods import PGDAT, Natural, TrainingAttack
 from advjax.training import Meter, StepConfig, Trainer, average
 from tests.helpers import CLASSES, SHAPE, ToyNet, distance, toy_data
 
@@ -19,7 +19,9 @@ TRAIN = Split(*toy_data())  # 22 examples: two whole batches of 8 and a padded o
 @pytest.fixture(scope="module")
 def trainer():
     config = StepConfig(num_classes=CLASSES, epochs=2, seed=3)
-    return Trainer(Natural(), {"model": ToyNet()}, optax.sgd(0.1, 0.9), config)
+    # A random start: the noise is keyed by the examples' ids.
+    method = PGDAT(TrainingAttack(steps=1), clean_statistics=False)
+    return Trainer(method, {"model": ToyNet()}, optax.sgd(0.1, 0.9), config)
 
 
 @pytest.fixture(scope="module")
