@@ -111,7 +111,9 @@ def test_wrappers_compose_and_their_state_survives_a_checkpoint(tmp_path):
     assert method.phase(9, 10) == phase
     one, four = (Run(method, devices=n, phase=phase, optimizer=optax.sgd(0.1)).step(3).end_epoch() for n in (1, 4))
     assert distance(one.state, four.state) < 5e-6
-    plain = Run(AWP(method.base.base.base, gamma=0.05), phase=((None, "refine"), True), optimizer=optax.sgd(0.1)).step(3)
+    plain = Run(AWP(method.base.base.base, gamma=0.05), phase=((None, "refine"), True), optimizer=optax.sgd(0.1)).step(
+        3
+    )
     assert distance(networks(one, "model"), networks(plain, "model")) < 1e-6
     memory = [jax.tree.leaves(run.state.method.per_example) for run in (one, plain)]
     assert distance(*memory) < 1e-6

@@ -20,7 +20,14 @@ def operations(run, mapping):
     return Counter(re.findall(r"stablehlo\.\w+", text))
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if name not in ("p_1", "p_2", "mtard", "fgsm_rs", "saad_c", "iad_i", "fat_trades")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in methods.names()
+        if name not in ("p_1", "p_2", "mtard", "fgsm_rs", "saad_c", "iad_i", "fat_trades")
+    ],
+)
 def test_pmap_and_shard_map_make_one_program(name):
     method = methods.create(name)
     teachers = {each: models.init(ToyNet(), jax.random.key(i), SHAPE) for i, each in enumerate(method.frozen)}
