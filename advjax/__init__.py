@@ -16,7 +16,7 @@ Example:
 
 from advjax import attacks, compiling, evaluate, losses, methods, models, runs, threat, training
 from advjax.errors import InputError
-from advjax.models import logits_fn
+from advjax.models import load_teacher, logits_fn
 from advjax.runs import load_run
 from advjax.version import __version__
 
@@ -27,6 +27,7 @@ __all__ = [
     "compiling",
     "evaluate",
     "load_run",
+    "load_teacher",
     "logits_fn",
     "losses",
     "methods",

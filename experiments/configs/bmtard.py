@@ -27,7 +27,7 @@ CIFAR100 = {"mean": CIFAR100_MEAN, "std": CIFAR100_STD}
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar100 and tiny_imagenet, all but the first also with -mobilenet_v2."""
+    """Variants: digits, cifar10, cifar100 and tiny_imagenet, all but the first also with -mobilenet_v2; cifar10-fair."""
     return common.variant(recipe("bmtard"), variant, VARIANTS)
 
 
@@ -81,6 +81,7 @@ def _mobilenet_v2(config):
 
 VARIANTS = {
     "digits": _digits,
+    "cifar10-fair": lambda config: common.taught(common.fair(config), "cifar10", "clean", "robust"),
     **common.combined(
         {"cifar10": _cifar10, "cifar100": _cifar100, "tiny_imagenet": _tiny_imagenet}, {"mobilenet_v2": _mobilenet_v2}
     ),

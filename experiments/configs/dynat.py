@@ -15,7 +15,7 @@ from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10 and cifar100, each also with -trades_inner, -beta02 or -awp; CIFAR with -resnet18."""
+    """Variants: digits, cifar10, cifar100, each also with -trades_inner, -beta02, -awp; CIFAR with -resnet18, -fair."""
     config = common.get_config("dynat")
     config.epochs = 100
     config.optimizer.weight_decay = 2e-4
@@ -51,6 +51,10 @@ def _resnet18(config):
 
 
 _CIFAR = {"cifar10": lambda config: _cifar(config, 10), "cifar100": lambda config: _cifar(config, 100)}
-VARIANTS = common.combined(
-    {"digits": common.digits, **_CIFAR}, {"trades_inner": _trades_inner, "beta02": _beta02, "awp": _awp}
-) | common.combined(_CIFAR, {"resnet18": _resnet18})
+VARIANTS = (
+    {"cifar10-fair": common.fair}
+    | common.combined(
+        {"digits": common.digits, **_CIFAR}, {"trades_inner": _trades_inner, "beta02": _beta02, "awp": _awp}
+    )
+    | common.combined(_CIFAR, {"resnet18": _resnet18})
+)

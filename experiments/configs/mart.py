@@ -12,7 +12,7 @@ from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar100, cifar10-wrn_34_10."""
+    """Variants: digits, cifar10, cifar100, cifar10-wrn_34_10; cifar10-fair."""
     config = common.get_config("mart")
     config.epochs = 120
     config.optimizer.learning_rate = 0.01
@@ -44,4 +44,5 @@ VARIANTS = {
     "cifar10": lambda config: common.cifar(config, 10),
     "cifar100": lambda config: common.cifar(config, 100),
     "cifar10-wrn_34_10": _wrn,
+    "cifar10-fair": common.fair,
 }

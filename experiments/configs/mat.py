@@ -20,7 +20,7 @@ PEERS_WITH_FIELDS = 4
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100, mini_imagenet and cifar10-wrn_34_10, the first four also with -exchange or
-    -no_kl.
+    -no_kl; cifar10-fair.
     """
     config = common.get_config("mat")
     for k in range(PEERS_WITH_FIELDS):  # an empty name: config.network
@@ -47,12 +47,16 @@ def _wrn_34_10(config):
 
 
 _CIFAR10 = {"cifar10": lambda config: common.cifar(config, 10)}
-VARIANTS = common.combined(
-    {
-        "digits": common.digits,
-        **_CIFAR10,
-        "cifar100": lambda config: common.cifar(config, 100),
-        "mini_imagenet": _mini_imagenet,
-    },
-    {"exchange": _exchange, "no_kl": _no_kl},
-) | common.combined(_CIFAR10, {"wrn_34_10": _wrn_34_10})
+VARIANTS = (
+    {"cifar10-fair": common.fair}
+    | common.combined(
+        {
+            "digits": common.digits,
+            **_CIFAR10,
+            "cifar100": lambda config: common.cifar(config, 100),
+            "mini_imagenet": _mini_imagenet,
+        },
+        {"exchange": _exchange, "no_kl": _no_kl},
+    )
+    | common.combined(_CIFAR10, {"wrn_34_10": _wrn_34_10})
+)

@@ -10,7 +10,7 @@ from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar100."""
+    """Variants: digits, cifar10, cifar100; cifar10-fair."""
     config = common.get_config("natural")
     config.schedule.name = "cosine"
     return common.variant(config, variant, VARIANTS)
@@ -20,4 +20,5 @@ VARIANTS = {
     "digits": common.digits,
     "cifar10": lambda config: common.cifar(config, 10),
     "cifar100": lambda config: common.cifar(config, 100),
+    "cifar10-fair": common.fair,
 }

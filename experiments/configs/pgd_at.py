@@ -13,7 +13,7 @@ from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar100."""
+    """Variants: digits, cifar10, cifar100; cifar10-fair."""
     return common.variant(recipe("pgd_at"), variant, VARIANTS)
 
 
@@ -41,4 +41,5 @@ VARIANTS = {
     "digits": _digits,
     "cifar10": lambda config: common.cifar(config, 10),
     "cifar100": _cifar100,
+    "cifar10-fair": common.fair,
 }

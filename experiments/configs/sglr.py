@@ -16,7 +16,7 @@ from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10 and cifar100, each also with -trades, -mart or -awp; CIFAR with two other networks."""
+    """Variants: digits, cifar10, cifar100, each also with -trades, -mart, -awp; CIFAR with two networks; cifar10-fair."""
     config = common.get_config("sglr")
     config.schedule.milestones = (99 / 200, 149 / 200)
     return common.variant(config, variant, VARIANTS)
@@ -41,6 +41,8 @@ def _network(name):
 
 
 _CIFAR = {"cifar10": lambda config: common.cifar(config, 10), "cifar100": lambda config: common.cifar(config, 100)}
-VARIANTS = common.combined(
-    {"digits": common.digits, **_CIFAR}, {"trades": _trades, "mart": _mart, "awp": _awp}
-) | common.combined(_CIFAR, {name: _network(name) for name in ("preact_resnet18", "wrn_34_10")})
+VARIANTS = (
+    {"cifar10-fair": common.fair}
+    | common.combined({"digits": common.digits, **_CIFAR}, {"trades": _trades, "mart": _mart, "awp": _awp})
+    | common.combined(_CIFAR, {name: _network(name) for name in ("preact_resnet18", "wrn_34_10")})
+)

@@ -11,7 +11,7 @@ from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar10-resnet18, cifar100, mnist."""
+    """Variants: digits, cifar10, cifar10-resnet18, cifar100, mnist; cifar10-fair."""
     config = common.get_config("trades")
     config.network.name = "wrn_34_10"
     config.epochs = 76
@@ -52,4 +52,5 @@ VARIANTS = {
     "cifar10-resnet18": _resnet18,
     "cifar100": lambda config: common.cifar(config, 100),
     "mnist": _mnist,
+    "cifar10-fair": common.fair,
 }

@@ -11,7 +11,7 @@ from experiments.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar10-resnet18, cifar100."""
+    """Variants: digits, cifar10, cifar10-resnet18, cifar100; cifar10-fair."""
     config = common.get_config("trades_awp", order="adv-clean-clean", awp_gamma=0.005, awp_warmup=0.05)
     config.network.name = "wrn_34_10"
     config.schedule.milestones = (99 / 200, 149 / 200)
@@ -29,4 +29,5 @@ VARIANTS = {
     "cifar10": lambda config: common.cifar(config, 10),
     "cifar10-resnet18": _resnet18,
     "cifar100": lambda config: common.cifar(config, 100),
+    "cifar10-fair": common.fair,
 }

@@ -2,7 +2,9 @@
 
     python -m experiments.evidence --sweep=cifar10 --root=runs/evidence/cifar10            # goes on where it was
     python -m experiments.evidence --sweep=cifar10 --root=runs/evidence/cifar10 --status   # what is done, what is not
-    python -m experiments.evidence --sweep=cifar10 --root=... --collect=docs/evidence/cifar10   # copies the records
+    python -m experiments.evidence --sweep=cifar10 --root=... --collect   # copies records, fills docs/evidence.md
+
+A member counts as done once its report is there, or lies collected under docs/evidence/SWEEP.
 
 A member that fails is named and the others go on. The sweep `cifar10` reads `data/cifar10` (npz shards). Compute in the
 background with `nice`; times taken meanwhile are not quoted.
@@ -16,11 +18,14 @@ import sys
 import traceback
 
 from advjax import runs
+from advjax.files import write_atomically
 from advjax.runs.display import Display
 from advjax.runs.workdir import is_finished
 from experiments import cli
+from experiments.evidence import page
 from experiments.evidence.sweeps import SWEEPS, Member
 
+DOCS, PAGE = pathlib.Path("docs/evidence"), pathlib.Path("docs/evidence.md")
 KEPT = ("config.json", "metrics.jsonl", "report.json", "teachers.json")
 
 
@@ -34,31 +39,37 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--sweep", required=True, choices=sorted(SWEEPS), help="which")
     parser.add_argument("--root", required=True, help="folder of its runs")
     parser.add_argument("--status", action="store_true", help="only say what is done")
-    parser.add_argument("--collect", default="", help="only copy configs, metrics and reports of what is done here")
+    parser.add_argument("--collect", action="store_true", help="only copy what is done to docs, and fill the tables")
     options = parser.parse_args(argv[1:])
     root = pathlib.Path(options.root)
     members = SWEEPS[options.sweep](options.root)
     if options.status or options.collect:
         for member in members:
-            done = finished(root, member)
+            done = finished(root, member, options.sweep)
             print(f"{member.name:<24} {'done' if done else 'missing'}")
-            if done and options.collect:
-                collect(root / member.name, pathlib.Path(options.collect) / member.name)
+            if options.collect and (root / member.name / "report.json").exists():
+                collect(root / member.name, DOCS / options.sweep / member.name)
+        if options.collect:
+            text = PAGE.read_text(encoding="utf-8")
+            write_atomically(PAGE, page.fill(text, options.sweep, page.table(page.load(DOCS / options.sweep))))
         return
-    failed = [member.name for member in members if not finish(root, member)]
+    failed = [member.name for member in members if not (is_collected(options.sweep, member) or finish(root, member))]
     if failed:
         raise RuntimeError(f"these members failed: {', '.join(failed)}")
 
 
-def finished(root: pathlib.Path, member: Member) -> bool:
-    """Whether a member's report is there."""
-    return is_finished(root / member.name, runs.read(member.config))
+def is_collected(sweep: str, member: Member) -> bool:
+    """Whether a member's report lies among the docs."""
+    return (DOCS / sweep / member.name / "report.json").exists()
+
+
+def finished(root: pathlib.Path, member: Member, sweep: str) -> bool:
+    """Whether a member's report is there, here or among the docs."""
+    return is_collected(sweep, member) or is_finished(root / member.name, runs.read(member.config))
 
 
 def finish(root: pathlib.Path, member: Member) -> bool:
     """Runs a member as far as it is not done; whether it is then."""
-    if finished(root, member):
-        return True
     print(f"\n=== {member.name}", flush=True)
     try:
         runs.finish(member.config, root / member.name, Display())

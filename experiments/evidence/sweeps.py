@@ -55,9 +55,9 @@ def cifar10(root: str) -> list[Member]:
         config.evaluation.update({"protocol": "standard", "examples": 1000})
         return config
 
-    def taught(method: str, seed: int, **hyperparameters: Any) -> ConfigDict:
+    def taught(method: str, *roles: str, **hyperparameters: Any) -> ConfigDict:
         config = recipe(method, **hyperparameters)
-        for role in ("clean", "robust"):
+        for role in roles or ("clean", "robust"):
             config.teachers[role] = common.teacher(recipe("natural", width=16))
             config.teachers[role].path = f"{root}/teacher_{role}-0"
         return config
@@ -66,35 +66,46 @@ def cifar10(root: str) -> list[Member]:
         config.evaluation.protocol = "fast"
         return config
 
-    first = [
-        ("pgd_at", (0,), lambda s: recipe("pgd_at", clean_statistics=False)),
-        ("natural", (0,), lambda s: quick(recipe("natural"))),
-        ("trades", (0,), lambda s: recipe("trades")),
-        ("sglr", (0,), lambda s: recipe("sglr")),
-        ("dynat", (0,), lambda s: recipe("dynat")),
-        ("teacher_clean", (0,), lambda s: quick(recipe("natural", width=16))),
-        ("teacher_robust", (0,), lambda s: quick(recipe("trades", width=16))),
-        ("bmtard", (0,), lambda s: taught("bmtard", s, scale=10.0)),
-        ("mart", (0,), lambda s: recipe("mart")),
-        ("mtard", (0,), lambda s: taught("mtard", s, scale=10.0)),
-        ("pgd_at", (1, 2), lambda s: recipe("pgd_at", clean_statistics=False)),
-        ("sglr", (1, 2), lambda s: recipe("sglr")),
-        ("dynat", (1, 2), lambda s: recipe("dynat")),
-        ("bmtard", (1, 2), lambda s: taught("bmtard", s, scale=10.0)),
-        ("trades", (1,), lambda s: recipe("trades")),
-        ("natural", (1,), lambda s: quick(recipe("natural"))),
-        ("mart", (1,), lambda s: recipe("mart")),
-        ("mtard", (1,), lambda s: taught("mtard", s, scale=10.0)),
+    at, sglr, dynat = recipe("pgd_at", clean_statistics=False), recipe("sglr"), recipe("dynat")
+    natural, trades, mart = quick(recipe("natural")), recipe("trades"), recipe("mart")
+    bmtard, mtard = taught("bmtard", scale=10.0), taught("mtard", scale=10.0)
+    mat, exchange = recipe("mat"), recipe("mat", form="exchange")
+    rows = [
+        ("pgd_at", (0,), at),
+        ("natural", (0,), natural),
+        ("trades", (0,), trades),
+        ("sglr", (0,), sglr),
+        ("dynat", (0,), dynat),
+        ("teacher_clean", (0,), quick(recipe("natural", width=16))),
+        ("teacher_robust", (0,), quick(recipe("trades", width=16))),
+        ("bmtard", (0,), bmtard),
+        ("mat", (0,), mat),
+        ("mart", (0,), mart),
+        ("mtard", (0,), mtard),
+        ("pgd_at", (1, 2), at),
+        ("sglr", (1, 2), sglr),
+        ("dynat", (1, 2), dynat),
+        ("bmtard", (1, 2), bmtard),
+        ("mat", (1, 2), mat),
+        ("mat-exchange", (0, 1), exchange),
+        ("ard", (0, 1), taught("ard", "robust", temperature=5.0)),
+        ("rslad", (0, 1), taught("rslad", "robust", scale=10.0)),
+        ("adaad", (0, 1), taught("adaad", "robust", reduction="batch")),
+        ("lbgat", (0, 1), recipe("lbgat", beta=6.0)),
+        ("trades", (1,), trades),
+        ("natural", (1,), natural),
+        ("mart", (1,), mart),
+        ("mtard", (1,), mtard),
     ]
-    return members(first)
+    return members(rows)
 
 
-def members(rows: list[tuple[str, tuple[int, ...], Callable[[int], ConfigDict]]]) -> list[Member]:
-    """(label, seeds, config of a seed) as members, in order."""
+def members(rows: list[tuple[str, tuple[int, ...], ConfigDict]]) -> list[Member]:
+    """(label, seeds, config) as members, one per seed, in order."""
     made = []
-    for label, seeds, make in rows:
+    for label, seeds, base in rows:
         for seed in seeds:
-            config = make(seed)
+            config = base.copy_and_resolve_references()
             config.seed = seed
             runs.read(config)
             made.append(Member(f"{label}-{seed}", label, seed, config))

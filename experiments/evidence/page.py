@@ -1,0 +1,64 @@
+"""The tables of docs/evidence.md, made from the collected reports alone."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+ATTACKS = ("clean", "pgd20", "autoattack", "autoattack_fast")
+
+
+def load(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+    """Label -> its reports, by the members' folders NAME-SEED."""
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*/report.json")):
+        reports.setdefault(path.parent.name.rpartition("-")[0], []).append(json.loads(path.read_text(encoding="utf-8")))
+    return reports
+
+
+def table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A row per label and checkpoint: mean [least, most] over the seeds of the first network that a report names."""
+    shown = [
+        a for a in ATTACKS if any(row["attack"] == a for each in reports.values() for r in each for row in r["results"])
+    ]
+    lines = [
+        "| run | checkpoint | seeds | " + " | ".join(shown) + " | W-Robust |",
+        "|---|---|---:|" + "---:|" * (len(shown) + 1),
+    ]
+    for label, of_seeds in reports.items():
+        for checkpoint in ("best", "last"):
+            rows = [_rows(report, checkpoint) for report in of_seeds]
+            if not any(rows):
+                continue
+            cells = [_cell([each[attack]["accuracy"] for each in rows if attack in each]) for attack in shown]
+            merit = [each["autoattack"]["w_robust"] for each in rows if "autoattack" in each]
+            lines.append(f"| {label} | {checkpoint} | {len(rows)} | {' | '.join(cells)} | {_cell(merit)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(report: Mapping[str, Any], checkpoint: str) -> dict[str, Mapping[str, Any]]:
+    first = next(iter(report["networks"]))
+    return {r["attack"]: r for r in report["results"] if (r["network"], r["checkpoint"]) == (first, checkpoint)}
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{100 * float(np.mean(values)):.1f}"
+    return mean if len(values) == 1 else f"{mean} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
+
+
+def fill(page: str, mark: str, content: str) -> str:
+    """The page with `content` between the comments that begin and end the part `mark`.
+
+    Raises:
+        ValueError: the page has no such part.
+    """
+    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
+    if begin not in page or end not in page:
+        raise ValueError(f"the page has no part {mark}")
+    return page[: page.index(begin) + len(begin)] + "\n" + content + "\n" + page[page.index(end) :]
