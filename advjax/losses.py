@@ -122,6 +122,11 @@ def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
     return best_other(logits, label) - _own(logits, label)
 
 
+def probability_margin(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """max_{k != y} p_k - p_y of the softmax, the probability margin that PMA maximises; [B, K], [B] -> [B]."""
+    return margin(jax.nn.softmax(logits.astype(jnp.float32)), label)
+
+
 def cw(logits: jax.Array, label: jax.Array, confidence: float = 50.0) -> jax.Array:
     """Carlini and Wagner's loss as CW-inf attacks maximise it: min(margin, confidence) up to a constant; -> [B].
 
@@ -199,13 +204,20 @@ def _kl_to(logits: jax.Array, target: jax.Array) -> jax.Array:
     return kl_probabilities(target, logits)
 
 
-OBJECTIVES: dict[str, Objective] = {"ce": cross_entropy, "margin": margin, "cw": cw, "dlr": dlr, "kl": _kl_to}
+OBJECTIVES: dict[str, Objective] = {
+    "ce": cross_entropy,
+    "margin": margin,
+    "probability_margin": probability_margin,
+    "cw": cw,
+    "dlr": dlr,
+    "kl": _kl_to,
+}
 
 
 def objective(name: str | Objective) -> Objective:
     """The attack objective `(logits, target) -> [B]` of that name, or `name` itself if it is a function.
 
-    `"ce"`, `"margin"`, `"cw"` and `"dlr"` take labels; `"kl"` takes fixed probabilities [B, K].
+    `"ce"`, `"margin"`, `"probability_margin"`, `"cw"` and `"dlr"` take labels; `"kl"` takes fixed probabilities [B, K].
 
     Raises:
         InputError: no objective has that name.
@@ -217,5 +229,5 @@ def objective(name: str | Objective) -> Objective:
     if callable(name):
         return name
     if name not in OBJECTIVES:
-        raise unknown("objective (attack.objective)", name, OBJECTIVES)
+        raise unknown("objective", name, OBJECTIVES, "objective")
     return OBJECTIVES[name]

@@ -109,3 +109,10 @@ def test_too_few_classes_and_unknown_names():
     with pytest.raises(InputError, match="did you mean"):
         losses.objective("dlrr")
     assert losses.objective(losses.margin) is losses.margin
+
+
+def test_the_probability_margin_is_the_margin_of_the_softmax():
+    logits, label = jnp.array([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]]), jnp.array([0, 2])
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = [p[0, 2] - p[0, 0], p[1, 1] - p[1, 2]]
+    np.testing.assert_allclose(losses.objective("probability_margin")(logits, label), expected, rtol=1e-6)

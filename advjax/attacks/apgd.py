@@ -288,8 +288,9 @@ def apgd(
         norm: `"linf"`, `"l2"` or `"l1"`.
         eps: radius, a number or [B].
         steps: number of steps; l_1 spends 30, 30 and 40 % of them at 3, 2 and 1 times the radius.
-        loss: `"ce"`, `"dlr"`, `"margin"`, `"dlr_targeted"` or `"margin_targeted"`. A DLR loss becomes the margin where
-            the classes are too few for it (DLR three, targeted four).
+        loss: `"ce"`, `"dlr"`, `"margin"`, `"probability_margin"`, `"dlr_targeted"` or
+            `"margin_targeted"`. A DLR loss becomes the margin where the classes are too few for it (DLR three, targeted
+            four).
         target: the classes [B] that a targeted loss aims at.
         ids: example ids [B]; 0..B-1 if absent.
         non_finite: what logits that are NaN or infinite count as, `"broken"` (adversarial) or `"robust"`.

@@ -192,7 +192,8 @@ def pgd(
             per step and example.
         ids: example ids [B], int32; 0..B-1 if absent.
         start: `"uniform"`, `"uniform_unclipped"`, `"normal"` or `"none"` (`advjax.threat.random_start`).
-        objective: `"ce"`, `"margin"`, `"cw"`, `"dlr"`, `"kl"` or a function `(logits, y) -> [B]`, maximised.
+        objective: `"ce"`, `"margin"`, `"probability_margin"`, `"cw"`, `"dlr"`, `"kl"` or a function
+            `(logits, y) -> [B]`, maximised.
         restarts: number of runs from different starts, of which every example keeps the best: misclassified before
             logits that are not finite before neither, then the larger objective.
         freeze: whether an example stops moving as soon as it is misclassified.

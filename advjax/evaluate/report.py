@@ -56,6 +56,7 @@ def result_row(
         "n": len(outcome.robust),
         "accuracy": outcome.accuracy,
         "w_robust": None if attack.name == "clean" else 0.5 * clean_accuracy + 0.5 * outcome.accuracy,
+        "nrr": None if attack.name == "clean" else harmonic_mean(clean_accuracy, outcome.accuracy),
         "seed": seed,
         "dtype": dtype,
         "device": device,
@@ -64,6 +65,11 @@ def result_row(
         "backwards": int(outcome.backwards.sum()),
         "flags": list(outcome.flags) + list(outcome.notes),
     }
+
+
+def harmonic_mean(one: float, other: float) -> float:
+    """Of two shares; 0 where either is 0. Of clean and robust accuracy it is NRR, the natural-robustness ratio."""
+    return 2.0 * one * other / (one + other) if one > 0.0 and other > 0.0 else 0.0
 
 
 # (stronger, weaker): the accuracy under the first may not exceed that under the second
@@ -191,12 +197,19 @@ def markdown(report: Mapping[str, Any]) -> str:
             rows = [r for r in report["results"] if (r["network"], r["checkpoint"]) == (name, checkpoint)]
             lines += [f"## {name}: {network['architecture']}, {checkpoint} checkpoint", ""]
             lines += [
-                "| attack | norm, eps | accuracy | W-Robust | images | seconds |",
-                "|---|---|---:|---:|---:|---:|",
+                "| attack | norm, eps | accuracy | W-Robust | NRR | images | seconds |",
+                "|---|---|---:|---:|---:|---:|---:|",
             ]
             for row in rows:
                 where = "" if row["attack"] == "clean" else f"{row['norm']}, {row['eps_text']}"
-                cells = [row["attack"], where, _percent(row["accuracy"]), _percent(row["w_robust"]), row["n"]]
+                cells = [
+                    row["attack"],
+                    where,
+                    _percent(row["accuracy"]),
+                    _percent(row["w_robust"]),
+                    _percent(row.get("nrr")),
+                    row["n"],
+                ]
                 lines.append("| " + " | ".join(map(str, [*cells, f"{row['seconds']:.1f}"])) + " |")
             first = rows[0]
             lines += ["", f"Seed {first['seed']}, {first['dtype']}, {first['device']}.", ""]
@@ -204,7 +217,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines += [f"Transfer attacks were crafted on {', '.join(surrogates)}.", ""] if surrogates else []
     lines += _mean(report.get("mean", []))
     lines += _teachers(report.get("teachers", {}))
-    lines += ["W-Robust = 0.5 clean + 0.5 robust accuracy. Accuracies in percent."]
+    lines += ["W-Robust is the arithmetic, NRR the harmonic mean of clean and robust accuracy. All in percent."]
     return "\n".join(lines) + "\n"
 
 

@@ -63,6 +63,7 @@ def _targeted_margin(logits, y, target):
 LOSSES: dict[str, TargetedLoss] = {
     "ce": lambda logits, y, target: losses.cross_entropy(logits, y),
     "margin": lambda logits, y, target: losses.margin(logits, y),
+    "probability_margin": lambda logits, y, target: losses.probability_margin(logits, y),
     "dlr": lambda logits, y, target: losses.dlr(logits, y),
     "margin_targeted": _targeted_margin,
     "dlr_targeted": losses.dlr_targeted,
