@@ -234,7 +234,7 @@ def test_a_published_teacher_by_name(test_data, tmp_path):
         build(config)
     config["teachers"]["robust"]["network"]["name"] = "trades_mnist"
     rng = np.random.default_rng(0)
-    arrays = {"image": rng.integers(0, 256, (60, 28, 28, 1)).astype(np.uint8), "label": np.arange(60) % 10}
+    arrays = {"image": rng.integers(0, 256, (160, 28, 28, 1)).astype(np.uint8), "label": np.arange(160) % 10}
     for part in ("train", "test"):
         np.savez(tmp_path / f"{part}.npz", **arrays)
     config["data"].update({"name": "mnist", "path": str(tmp_path), "validation": 10})
