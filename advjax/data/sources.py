@@ -87,14 +87,7 @@ def _check_options(given: dict[str, Any], allowed: tuple[str, ...], source: str)
 
 
 def _from_outside(name: str, path: str | os.PathLike | None, options: dict[str, Any]) -> Dataset:
-    make = plugins.resolve(name, "dataset", names())
-    try:
-        made = make(path, **options)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"data.name: {name} failed: {reason}") from error
+    made = plugins.call(plugins.resolve(name, "dataset", names()), f"data.name: {name}", path, **options)
     if not isinstance(made, Dataset):
         raise InputError(f"data.name: {name} must return an advjax.data.Dataset, it returned {type(made).__name__}")
     where = f"data.name: {name}"

@@ -295,7 +295,7 @@ def protocol(name: str, norm: str, eps: Number, radii: Mapping[str, Number] | No
 
 
 def _from_outside(name: str, norm: str, eps: Number) -> tuple[Attack, ...]:
-    made = plugins.resolve(name, "protocol", PROTOCOLS)(norm, eps)
+    made = plugins.call(plugins.resolve(name, "protocol", PROTOCOLS), f"protocol {name}", norm, eps)
     attacks = tuple(made) if isinstance(made, (tuple, list)) else ()
     if not attacks or not all(isinstance(attack, Attack) for attack in attacks) or attacks[0].name != "clean":
         raise InputError(

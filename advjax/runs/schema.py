@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from advjax import data, fields, methods, parallel
+from advjax import data, fields, methods, parallel, plugins
 from advjax.errors import InputError, unknown, within
 from advjax.fields import (
     SEED,
@@ -97,7 +97,11 @@ class OptimizerConfig(Group):
 class ScheduleConfig(Group):
     """The learning rate over the run. Times are fractions of it, so that a recipe rescales with `epochs`."""
 
-    name: str = field("piecewise", chosen_from("schedule", lambda: SCHEDULES), "of the learning rate")
+    name: str = field(
+        "piecewise",
+        chosen_from("schedule", lambda: (*SCHEDULES, *plugins.registered("schedule"))),
+        "of the learning rate",
+    )
     milestones: tuple[float, ...] = field((0.5, 0.75), above_up_to(0, 1), "fractions of the run at which it changes")
     factor: float | tuple[float, ...] = field(0.1, at_least(0), "what a drop multiplies with, or the shares reached")
     warmup: float = field(0.0, at_least_below(0, 1), "fraction of the run at its start with another rate")

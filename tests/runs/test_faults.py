@@ -92,8 +92,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_pat
     files = [path for path in (tmp_path / "checkpoints" / "12").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 8] = bytes(b ^ 0xFF for b in content[middle : middle + 8])
+    quarter = len(content) // 4
+    content[quarter : 3 * quarter] = bytes(b ^ 0xFF for b in content[quarter : 3 * quarter])
     largest.write_bytes(content)
     with pytest.raises(Damaged, match=r"checkpoint 12 in .* (is damaged|cannot be read)"):
         load_run(tmp_path, checkpoint="last")
