@@ -185,7 +185,7 @@ def _classes_that_fit(state: State, network: str, options: dict[str, Any], input
         leaves = _leaves(module, variable_shapes(module, input_shape))[1]
         shapes = {torch_names.torch_name(module, p[1:]): torch_names.torch_shape(p, v.shape) for p, v in leaves.items()}
         found = _renamed("", module, state, shapes)
-    except InputError:  # not for images of this shape, or two networks in one file
+    except Exception:  # not for images of this shape, in whatever words, or two networks in one file
         return None
     found = {k: v for k, v in found.items() if not _is_skipped(module, k, v)}
     if found.keys() != shapes.keys():
