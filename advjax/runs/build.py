@@ -133,6 +133,8 @@ def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, imag
         raise InputError(f"must be the folder of a run or a weights file, there is nothing at {source}", "init_from")
     given = {}
     for name in method.trained:
+        if name in method.pretrained:
+            continue
         if path.is_dir():
             variables = load_run(path, None if len(method.trained) == 1 else name)[1]
         else:
