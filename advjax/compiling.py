@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,6 +89,23 @@ def known() -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+def mappings() -> int:
+    """How many mappings of memory this process has; 0 where the system does not say."""
+    maps = pathlib.Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
+def forget_programs(most: int = 16_000) -> None:
+    """Lets go of all compiled programs if the process has more mappings of memory than this.
+
+    A program of XLA:CPU takes one to three hundred, and Linux ends a process that wants more than 65,530: a few hundred
+    programs, as many runs one after the other compile. Those in the cache on disk are found again.
+    """
+    if mappings() > most:
+        jax.clear_caches()
+        gc.collect()
 
 
 def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:

@@ -30,6 +30,15 @@ def pytest_unconfigure():
         shutil.rmtree(_PROGRAMS, ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Lets go of compiled programs after a module where there are many; those on disk are found again."""
+    yield
+    from advjax import compiling
+
+    compiling.forget_programs()
+
+
 @pytest.fixture(scope="session")
 def test_data() -> pathlib.Path:
     """The folder with CIFAR-10, MNIST and real weights; a test that needs it skips where it is absent."""

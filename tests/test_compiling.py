@@ -112,3 +112,14 @@ def test_a_program_for_a_tpu_is_lowered_on_a_machine_without_one():
 def test_importing_starts_no_backend():
     code = "import advjax; from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not compiling.mappings(), reason="this system does not say how much memory is mapped")
+def test_programs_are_let_go_of_where_they_take_many_mappings():
+    step = jax.jit(lambda x: jnp.sin(x) + 1)
+    step(X)
+    assert step._cache_size() == 1
+    compiling.forget_programs(most=10**9)
+    assert step._cache_size() == 1
+    compiling.forget_programs(most=0)
+    assert step._cache_size() == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from advjax import models
+from advjax import compiling, models
 from advjax.data import Split
 from advjax.errors import InputError
 from advjax.evaluate import attack_dataset, clean, params_sha256, pgd_steps
@@ -66,6 +66,7 @@ def finish(
         plots.training(read_metrics(folder / "metrics.jsonl"), folder / "training.png", config.method["name"])
         report = evaluate_experiment(experiment, folder, display, known, interrupts)
         write_report(folder, report, display)
+    compiling.forget_programs()  # a comparison finishes many runs in one process
     return report
 
 
