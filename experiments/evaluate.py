@@ -135,7 +135,7 @@ def _load_data(options: argparse.Namespace, known: Config | None) -> data.Datase
 
 def _subject(options: argparse.Namespace, dataset: data.Dataset, known: Config | None) -> tuple[Subject, str]:
     """The network to be scored, and its architecture's name."""
-    precision = None
+    precision = ""
     if known is not None:
         precision = known.precision
         module, variables = advjax.load_run(options.workdir, options.network or None, options.checkpoint)

@@ -161,8 +161,8 @@ def pgd(
     x: jax.Array,
     y: jax.Array,
     *,
-    eps: jax.typing.ArrayLike,
-    step_size: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike | str,
+    step_size: jax.typing.ArrayLike | str,
     steps: int,
     norm: str = "linf",
     ids: jax.Array | None = None,
@@ -210,10 +210,10 @@ def pgd(
             that is no JAX function of batches of any size.
     """
     norm = threat.canonical_norm(norm)
-    x, y, eps, step_size = as_array(x, "x"), as_array(y, "y"), as_number(eps, "eps"), as_number(step_size, "step_size")
+    x, y, radius, length = as_array(x, "x"), as_array(y, "y"), as_number(eps, "eps"), as_number(step_size, "step_size")
     check_key(key)
     check_images(x)
-    check_budget(norm, eps, x.shape[1:], len(x), step_size)
+    check_budget(norm, radius, x.shape[1:], len(x), length)
     check_count(steps, "steps", 0)
     check_count(restarts, "restarts", 1)
     check_choice(start, "start", threat.STARTS)
@@ -230,10 +230,10 @@ def pgd(
     target = objective_of(logits_fn, y, objective, freeze, targeted)
 
     def attack(key):
-        first = _start(key, x, ids, eps, norm=norm, kind=start)
+        first = _start(key, x, ids, radius, norm=norm, kind=start)
         standing = jnp.ones(len(x)) if freeze else ()
         return maximize(
-            target, x, first, norm=norm, eps=eps, step_size=step_size, steps=steps, key=key, ids=ids, aux=standing,
+            target, x, first, norm=norm, eps=radius, step_size=length, steps=steps, key=key, ids=ids, aux=standing,
             decay=decay,
         )[0]  # fmt: skip
 
@@ -271,7 +271,8 @@ def fgsm(
     Returns:
         Images [B, H, W, C] inside the ball and the box.
     """
-    return pgd(logits_fn, key, x, y, norm=norm, eps=eps, start=start, **{"steps": 1, "step_size": eps, **options})
+    options = {"steps": 1, "step_size": eps, **options}
+    return pgd(logits_fn, key, x, y, norm=norm, eps=eps, start=start, **options)
 
 
 def mi_fgsm(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax.data import policies
 from advjax.errors import InputError, unknown
+
+AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 
 
 class _Step(NamedTuple):
@@ -30,7 +33,7 @@ class _Step(NamedTuple):
     most: int = 0
 
 
-def to_float(images: jax.Array) -> jax.Array:
+def to_float(images: AnyArray) -> AnyArray:
     """uint8 images of any shape as float32 in [0, 1]: value / 255."""
     return images.astype(jnp.float32) / 255
 

@@ -147,7 +147,7 @@ def standard(norm: str, eps: Number) -> tuple[Attack, ...]:
 def bmtard(norm: str, eps: Number) -> tuple[Attack, ...]:
     """B-MTARD's: FGSM, PGD_sat, PGD_trades, CW-inf, AutoAttack; black box: transfer from a surrogate, Square 100."""
     step = number(eps) / 4
-    cw = {"steps": 30, "step_size": step, "objective": "cw"}
+    cw: dict[str, Any] = {"steps": 30, "step_size": step, "objective": "cw"}
     return (
         clean(norm, eps),
         pgd_attack("fgsm", norm=norm, eps=eps, steps=1, step_size=eps, start="none"),

@@ -225,7 +225,7 @@ def _make(name: str, cls: type[Method], attack: TrainingAttack | None, values: d
 
 def default_base(cls: type[Wrapper]) -> dict[str, Any]:
     """The method that a wrapper goes around if nothing else is said: its name and hyperparameters."""
-    base = next(each.default for each in dataclasses.fields(cls) if each.name == "base")
+    base: Any = next(each.default for each in dataclasses.fields(cls) if each.name == "base")
     name = next(name for name, other in METHODS.items() if other is type(base))
     return {"name": name, **{field: _plain(getattr(base, field)) for field in hyperparameters(type(base))}}
 
@@ -260,7 +260,7 @@ def default_attack(name: str) -> TrainingAttack | None:
 
 
 def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _known(name: str, cls: type[Method], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

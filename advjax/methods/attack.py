@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ class TrainingAttack:
         context: Context,
         key: jax.Array,
         net: Network,
-        target: jax.Array,
+        target: Any,
         objective: str | losses.Objective = "ce",
         scale: jax.typing.ArrayLike = 1.0,
     ) -> tuple[jax.Array, Network]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,9 +101,9 @@ def exchange(union: MATUnion, context: Context, examples: Mapping[tuple[str, str
 
 def mean_distillation(logits: jax.Array, teachers: Sequence[jax.Array], temperature: float) -> jax.Array:
     """T^2 KL(sg mean_j p_j^T || p^T) of logits [B, K]: what several say together, taught to one; -> [B]."""
-    mean = sum(jax.nn.softmax(z.astype(jnp.float32) / temperature) for z in teachers) / len(teachers)
+    total: Any = sum(jax.nn.softmax(z.astype(jnp.float32) / temperature) for z in teachers)
     logits = logits.astype(jnp.float32) / temperature
-    return temperature**2 * losses.kl_probabilities(jax.lax.stop_gradient(mean), logits)
+    return temperature**2 * losses.kl_probabilities(jax.lax.stop_gradient(total / len(teachers)), logits)
 
 
 FORMS: Mapping[str, Callable[[MATUnion, Context, Mapping[tuple[str, str], jax.Array]], Lesson]] = {

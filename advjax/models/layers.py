@@ -103,10 +103,10 @@ class Conv(nn.Module):
             bias = self.param("bias", self.bias_init(self.kernel**2 * inputs), (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         padding = (self.kernel - 1) // 2 if self.padding is None else self.padding
-        pair = (padding, padding) if isinstance(padding, int) else tuple(padding)
+        low, high = (padding, padding) if isinstance(padding, int) else padding
         cured = compiling.platform() == "cpu" and not self.forward_mode
         convolve = cured_convolution if cured else convolution
-        y = convolve(x, kernel, (self.stride, self.stride), (pair, pair), self.groups)
+        y = convolve(x, kernel, (self.stride, self.stride), ((low, high), (low, high)), self.groups)
         return y if bias is None else y + bias
 
 

@@ -19,7 +19,7 @@ from advjax.methods import Method
 from advjax.numbers import number
 from advjax.runs import schema, teachers
 from advjax.runs.experiment import Experiment, Parts
-from advjax.runs.metrics import TensorBoard, make_writers
+from advjax.runs.metrics import TensorBoard, Writer, make_writers
 from advjax.runs.networks import check_fits, create_method, create_modules
 from advjax.runs.schema import Config, DataConfig
 from advjax.runs.workdir import load_run
@@ -57,7 +57,10 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
     steps = -(-len(dataset.train.label) // config.batch_size)
     optimizer, schedule = create_optimizer(config, steps, method)
     given = _initial(config.init_from, modules, method, dataset.image_shape) if config.init_from else {}
-    writers = [*([TensorBoard] if config.log.tensorboard else []), *make_writers(config.log.writers)]
+    writers: list[type[Writer]] = [
+        *([TensorBoard] if config.log.tensorboard else []),
+        *make_writers(config.log.writers),
+    ]
     return Experiment(config, parts, method, modules, optimizer, schedule, devices, given, found, attacks, writers)
 
 

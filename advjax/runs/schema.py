@@ -324,7 +324,7 @@ def describe(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, s
     """(name, default, what is allowed, what it is) of every field, for `--help`."""
     for each in dataclasses.fields(cls):
         kind, name = fields.types_of(cls)[each.name], prefix + each.name
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from describe(kind, f"{name}.")
             continue
         yield name, getattr(cls(), each.name), fields.allowed(each.metadata.get("rule")), each.metadata.get("help", "")

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import numpy as np
@@ -88,7 +88,7 @@ def load_run(
     finally:
         checkpoints.close()
     variables = {"params": saved["params"][network], "batch_stats": saved["stats"].get(network) or {}}
-    check_variables(variables, module, image_shape, f"checkpoint in {workdir}")
+    check_variables(variables, module, cast("tuple[int, int, int]", image_shape), f"checkpoint in {workdir}")
     return module, variables
 
 

@@ -125,13 +125,13 @@ class Trainer:
                 f"must be one that sees one view of an image, {type(self.method).__name__} sees more", "method"
             )
         images = np.asarray(images)
-        batch = Batch(
+        on_host: tuple[Any, ...] = (
             np.asarray(to_float(images), np.float32) if images.dtype == np.uint8 else images.astype(np.float32),
             np.asarray(labels, np.int32),
             np.arange(count, dtype=np.int32) if ids is None else np.asarray(ids, np.int32),
             np.ones(count, np.float32) if weight is None else np.asarray(weight, np.float32),
         )
-        shares = parallel.split(parallel.shares(batch, self.devices), self.devices)
+        shares = parallel.split(parallel.shares(Batch(*on_host), self.devices), self.devices)
         program = self._program(self.phase(epoch), images.shape, indexed=False)
         number = self.place(jnp.asarray(epoch, jnp.int32))
 
@@ -172,12 +172,13 @@ class Trainer:
 
     def data(self, train: Split) -> Data:
         """A training set on all devices."""
-        return self.place(Data(to_rows(train.image), train.label))
+        on_host: tuple[Any, ...] = (to_rows(train.image), train.label)
+        return self.place(Data(*on_host))
 
     def order(self, count: int, batch_size: int, epoch: int) -> Order:
         """The batches of an epoch, cut over the devices."""
-        order = Order(*epoch_order(self.config.seed, epoch, count, batch_size))
-        return parallel.split(parallel.shares(order, self.devices, axis=1), self.devices)
+        on_host: tuple[Any, ...] = epoch_order(self.config.seed, epoch, count, batch_size)
+        return parallel.split(parallel.shares(Order(*on_host), self.devices, axis=1), self.devices)
 
     def program(self, phase: Hashable, image_shape: tuple[int, int, int] | None = None) -> Any:
         """The mapped step of a phase, not compiled yet; see `advjax.training.step`.

@@ -106,6 +106,7 @@ class Process:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
         self.seconds = 0.0
         self.ended = False
+        self.command = " ".join(command)
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
         assert self.process.stdout is not None
         self._out = self.process.stdout
@@ -132,7 +133,7 @@ class Process:
                 if not piece:
                     self.ended = True
                     if status := self.process.wait():
-                        raise InputError(f"{' '.join(self.process.args)} ended with status {status}")
+                        raise InputError(f"{self.command} ended with status {status}")
                     break
         if not self.ended:
             self.process.send_signal(signal.SIGSTOP)

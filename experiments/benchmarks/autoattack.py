@@ -78,7 +78,7 @@ def torch_anchor() -> dict[str, float]:
 def main() -> None:
     """Prints a row per seed, and writes it at once."""
     flags_given = FLAGS.get_key_flags_for_module(__name__)
-    settings = {flag.name: flag.value for flag in flags_given}
+    settings: dict[str, Any] = {flag.name: flag.value for flag in flags_given}
     settings.update({name: pathlib.Path(settings[name]).name for name in ("weights", "images")})
     content: dict[str, Any] = {"hardware": common.hardware(), "settings": settings, "runs": []}
     module = models.create("small_cnn", 10)

@@ -11,6 +11,8 @@ donated. `--steps=` or `--methods=` with nothing behind it leaves a table out.
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 
 from advjax.errors import unknown
@@ -32,7 +34,9 @@ REFERENCE = "pgd_at"
 
 
 def _step(name: str, attack_steps: int, **fields) -> steps.Step:
-    sizes = {flag: FLAGS[flag].value for flag in ("network", "width", "batch", "size", "precision", "statistics")}
+    sizes: dict[str, Any] = {
+        flag: FLAGS[flag].value for flag in ("network", "width", "batch", "size", "precision", "statistics")
+    }
     return steps.Step(steps.experiment(name, steps=attack_steps, **sizes, **fields))
 
 

@@ -31,15 +31,22 @@ class LoopBody(Protocol):
         forwards_per_tick, backwards_per_tick: passes per example and tick, at most.
     """
 
-    ticks: int
-    chunk: int
-    forwards_per_tick: int
-    backwards_per_tick: int
+    @property
+    def ticks(self) -> int: ...
+
+    @property
+    def chunk(self) -> int: ...
+
+    @property
+    def forwards_per_tick(self) -> int: ...
+
+    @property
+    def backwards_per_tick(self) -> int: ...
 
     def begin(self, e: Example, key: jax.Array) -> Any:
         """The first state, a NamedTuple with at least ticks, done, success and x_adv."""
 
-    def __call__(self, i: int, state: Any, e: Example, oracle: Oracle, key: jax.Array) -> Any:
+    def __call__(self, i: int, state: Any, e: Example, oracle: Oracle, key: jax.Array, /) -> Any:
         """The state at least one tick later; rows that are done stay as they are."""
 
 
@@ -86,7 +93,10 @@ class Images(NamedTuple):
         known = self.targets.shape[1]
         target = self.targets[images, trials % known] if known else self.y[images]
         eps = np.full(len(images), self.eps, np.float32)
-        return Example(self.x[images], self.y[images], eps, self.ids[images], trials.astype(np.int32), target)
+        on_host: list[Any] = [
+            self.x[images], self.y[images], eps, self.ids[images], trials.astype(np.int32), target,
+        ]  # fmt: skip
+        return Example(*on_host)
 
 
 class Attempt(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from advjax import compiling, losses, threat
@@ -70,7 +71,9 @@ LOSSES: dict[str, TargetedLoss] = {
 }
 
 
-def is_wrong(logits: jax.Array, y: jax.Array, non_finite: str = "broken") -> tuple[jax.Array, jax.Array]:
+def is_wrong(
+    logits: jax.typing.ArrayLike, y: jax.typing.ArrayLike, non_finite: str = "broken"
+) -> tuple[jax.Array, jax.Array]:
     """Whether the arg max is not the label, and whether any logit is NaN or infinite, which settles the first; [B] both.
 
     Args:
@@ -125,7 +128,7 @@ class Oracle:
         """The keys [B] of a randomised network at an iteration [B]; None for any other, which saves compiling them."""
         return jax.vmap(jax.random.fold_in)(e.keys(key), ticks + 1) if self.stochastic else None
 
-    def logits(self, x: jax.Array, keys: Keys, *, search: bool = False) -> jax.Array:
+    def logits(self, x: jax.Array | np.ndarray, keys: Keys, *, search: bool = False) -> jax.Array:
         """Logits of one forward, [B, K] float32."""
         function = self.logits_fn
         if search and self.search_dtype is not None:
