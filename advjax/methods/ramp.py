@@ -14,7 +14,7 @@ from advjax.attacks.apgd import apgd
 from advjax.errors import InputError
 from advjax.fields import Number, at_least, between, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Context, Crafted, Method
+from advjax.methods.base import Aux, Context, Crafted, Method, Network, State
 from advjax.numbers import number
 
 
@@ -112,7 +112,7 @@ class RAMP(Method):
     def ends(self, phase: Any) -> bool:
         return bool(self.share)
 
-    def after_epoch(self, context: Context):
+    def after_epoch(self, context: Context) -> tuple[Mapping[str, Network], State | None]:
         names = ("start", "model", "natural")
         nets = [context.nets[name] for name in names]
         at = [(net.params, net.stats) for net in nets]
