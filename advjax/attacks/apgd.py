@@ -137,7 +137,7 @@ class APGD:
             period=count, rises=count, halved=yes, best_at_check=number, share=number, sparsity=number,
         )  # fmt: skip
 
-    def __call__(self, _, state: APGDState, e: Example, oracle: Oracle, key: jax.Array) -> APGDState:
+    def __call__(self, _: int, state: APGDState, e: Example, oracle: Oracle, key: jax.Array) -> APGDState:
         """Evaluates the next point of every example that is not done."""
         first_ticks = np.cumsum([0] + [steps + 1 for _, steps in self.stages])
         stage = jnp.sum(state.ticks[:, None] >= first_ticks[1:-1], -1)
@@ -200,7 +200,9 @@ class APGD:
         period = periods(self.steps)[0] * ones
         return s._replace(step=2.0 * radius, check=period, period=period)
 
-    def adapt_step(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
+    def adapt_step(
+        self, s: APGDState, e: Example, radius: jax.Array, step_number: jax.Array, stage: jax.Array
+    ) -> APGDState:
         """At a checkpoint: halve the step and return to the best point where progress is poor (l_inf and l_2)."""
         _, less, least = periods(self.steps)
         due = step_number == s.check
@@ -218,7 +220,9 @@ class APGD:
             check=jnp.where(due, s.check + period, s.check),
         )
 
-    def adapt_share(self, s: APGDState, e: Example, radius, step_number, stage) -> APGDState:
+    def adapt_share(
+        self, s: APGDState, e: Example, radius: jax.Array, step_number: jax.Array, stage: jax.Array
+    ) -> APGDState:
         """At a checkpoint: the share of moving coordinates follows the best point's sparsity (l_1)."""
         due = step_number == s.check
         sparsity = _l0(s.best - e.x)

@@ -78,7 +78,7 @@ class CWL2:
         c = jnp.full(n, self.first_c)
         return CWState(jnp.zeros(n, jnp.int32), no, no, e.x, infinite, w, moment, moment, c, number, infinite, no)
 
-    def __call__(self, _, state: CWState, e: Example, oracle: Oracle, key: jax.Array) -> CWState:
+    def __call__(self, _: int, state: CWState, e: Example, oracle: Oracle, key: jax.Array) -> CWState:
         """One Adam step on ||x' - x||^2 + c max(z_y - max_{k != y} z_k + confidence, 0)."""
         unit = jnp.tanh(state.w)
         x = (unit + 1.0) / 2.0

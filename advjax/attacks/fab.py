@@ -154,7 +154,7 @@ class FAB:
             return jax.vmap(lambda k: jax.random.uniform(k, shape, minval=-1.0, maxval=1.0))(e.keys(key))
         return jax.vmap(lambda k: jax.random.normal(k, shape))(e.keys(key))
 
-    def __call__(self, _, state: FABState, e: Example, oracle: Oracle, key: jax.Array) -> FABState:
+    def __call__(self, _: int, state: FABState, e: Example, oracle: Oracle, key: jax.Array) -> FABState:
         """One iteration of every example that is not done."""
         x, n = state.x, len(e.x)
         keys = oracle.keys(e, key, state.ticks)

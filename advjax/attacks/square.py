@@ -121,7 +121,7 @@ class Square:
         no = jnp.zeros(n, bool)
         return SquareState(jnp.zeros(n, jnp.int32), no, no, start, jnp.full(n, jnp.inf), e.x, no)
 
-    def __call__(self, _, state: SquareState, e: Example, oracle: Oracle, key: jax.Array) -> SquareState:
+    def __call__(self, _: int, state: SquareState, e: Example, oracle: Oracle, key: jax.Array) -> SquareState:
         """The next query of every example that is not done."""
         ticks = state.ticks
         x = select(ticks == 0, state.x, self._proposal(state.x, e, key, ticks))

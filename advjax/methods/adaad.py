@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
 from advjax import losses
 from advjax.fields import between, field, one_of
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards
 from advjax.methods.distillation import Distillation, running_statistics_only
 
 
@@ -40,22 +42,22 @@ class AdaAD(Distillation):
     reduction: str = field("elements", one_of("elements", "batch", kind="reduction"), "what the KL is a mean over")
     clean_statistics: bool = field(True, help="move the student's statistics on clean images at alpha 1, too")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         running_statistics_only(self.attack)
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         networks = (context.nets[name].logits_fn for name in ("robust_teacher", "student"))
         return self.attack.craft(context, key, jax.tree_util.Partial(_divergence, *networks)), {}
 
-    def forwards(self, context, x_adv):
+    def forwards(self, context: Context, x_adv: jax.Array) -> Forwards:
         student, logits = context.nets["student"], {}
         if self.alpha < 1 or self.clean_statistics:
             logits["clean"], student = student.train(context.batch.image)
         logits["robust"], student = student.train(x_adv)
         return logits, student
 
-    def example_losses(self, context, x_adv, logits):
+    def example_losses(self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]) -> ExampleLosses:
         teacher = context.nets["robust_teacher"].logits_fn
         share = 1 / context.num_classes if self.reduction == "elements" else 1.0
         robust = share * losses.kl(jax.lax.stop_gradient(teacher(x_adv)), logits["robust"])

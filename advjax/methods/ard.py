@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+
+import jax
 
 from advjax import losses
 from advjax.fields import above, between, field
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Context, ExampleLosses, Forwards
 from advjax.methods.distillation import Distillation
 
 
@@ -33,12 +37,12 @@ class ARD(Distillation):
     alpha: float = field(1.0, between(0, 1), "weight of the distillation, the rest is the cross-entropy's")
     temperature: float = field(30.0, above(0), "of teacher and student")
 
-    def forwards(self, context, x_adv):
+    def forwards(self, context: Context, x_adv: jax.Array) -> Forwards:
         robust, student = context.nets["student"].train(x_adv)
         clean, student = student.train(context.batch.image)
         return {"robust": robust, "clean": clean}, student
 
-    def example_losses(self, context, x_adv, logits):
+    def example_losses(self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]) -> ExampleLosses:
         teacher = context.nets["robust_teacher"].logits_fn(context.batch.image)
         kl = losses.kl(teacher, logits["robust"], self.temperature)
         natural = losses.cross_entropy(logits["clean"], context.batch.label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,7 +93,9 @@ class TrainingAttack:
         """What an attack that moves no statistics sees of a network: logits [B, K] on running or batch statistics."""
         return net.train(x)[0] if self.statistics == "frozen" else net.logits_fn(x)
 
-    def craft(self, context: Context, key: jax.Array, objective, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
+    def craft(
+        self, context: Context, key: jax.Array, objective: Callable, scale: jax.typing.ArrayLike = 1.0
+    ) -> jax.Array:
         """Examples that maximise any objective `(x', aux) -> ([B], aux)` (see `advjax.attacks.maximize`)."""
         return self._maximize(context, key, objective, (), scale)[0]
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax.errors import InputError
 from advjax.fields import at_least_below, between, field, one_of
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Context, Method, Network, State, reached
+from advjax.methods.base import Aux, Context, Method, Network, State, reached
 from advjax.methods.pgd_at import PGDAT
 from advjax.methods.wrapper import Wrapper
 
@@ -35,7 +36,7 @@ class Averaging(Wrapper):
 
     suffix: ClassVar[str] = "average"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sources:
             raise InputError(f"must be a method that evaluates a network that it trains, not {self.base}", "base")
@@ -48,18 +49,18 @@ class Averaging(Wrapper):
         return {f"{name}_{self.suffix}": name for name in self.base.evaluated if name in self.base.trained}
 
     @property
-    def averaged(self):
+    def averaged(self) -> Mapping[str, str]:
         return {**self.base.averaged, **self.sources}
 
     @property
-    def evaluated(self):
+    def evaluated(self) -> tuple[str, ...]:
         return (*self.sources, *(() if self.base.interchangeable else self.base.evaluated))
 
-    def own_state(self, labels, num_classes):
+    def own_state(self, labels: np.ndarray, num_classes: int) -> State:
         # How often the averages have been moved.
         return State(shared=jnp.zeros((), jnp.int32))
 
-    def ends(self, phase):
+    def ends(self, phase: Any) -> bool:
         return True
 
 
@@ -90,10 +91,10 @@ class EMA(Averaging):
     statistics: str = field("average", one_of("average", "copy"), "BatchNorm's, of the average")
     every: str = field("step", one_of("step", "epoch"), "when the average moves")
 
-    def own_phase(self, epoch, epochs):
+    def own_phase(self, epoch: int, epochs: int) -> Hashable:
         return reached(self.start, epoch, epochs)
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         value, aux = super().loss(context, adversarial, key)
         active, own = self.own(context)
         last = context.group == len(self.update_groups) - 1
@@ -101,17 +102,17 @@ class EMA(Averaging):
             return value, aux
         return value, aux._replace(state=self.outer(_with(context, aux.state), own=State(own.shared + 1)))
 
-    def after_update(self, context, adversarial):
+    def after_update(self, context: Context, adversarial: Any) -> Mapping[str, Network]:
         moved = self.base.after_update(self.inner(context), adversarial)
         if self.every == "epoch":
             return moved
         active, own = self.own(context)
         return {**moved, **self._averages(context.with_nets(moved), own.shared - 1, active)}
 
-    def ends(self, phase):
+    def ends(self, phase: Any) -> bool:
         return self.every == "epoch" or self.base.ends(phase[0])
 
-    def after_epoch(self, context):
+    def after_epoch(self, context: Context) -> tuple[Mapping[str, Network], State | None]:
         moved, state = super().after_epoch(context)
         if self.every == "step":
             return moved, state
@@ -150,10 +151,10 @@ class SWA(Averaging):
 
     start: float = field(0.5, between(0, 1), "fraction of the run before which the average is the network itself")
 
-    def own_phase(self, epoch, epochs):
+    def own_phase(self, epoch: int, epochs: int) -> Hashable:
         return reached(self.start, epoch, epochs)
 
-    def after_epoch(self, context):
+    def after_epoch(self, context: Context) -> tuple[Mapping[str, Network], State | None]:
         moved, state = super().after_epoch(context)
         context = context.with_nets(moved)
         active, own = self.own(context)
@@ -165,7 +166,7 @@ class SWA(Averaging):
             averages[name] = old.with_params(params).with_stats(new.stats)
         return {**moved, **averages}, self.outer(_with(context, state), own=State(own.shared + active))
 
-    def recomputed(self, phase):
+    def recomputed(self, phase: Any) -> tuple[str, ...]:
         return (*self.base.recomputed(phase[0]), *(self.sources if phase[1] else ()))
 
 

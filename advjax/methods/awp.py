@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from advjax.fields import at_least, between, field
-from advjax.methods.base import reached
+from advjax.methods.base import Context, reached
 from advjax.methods.wrapper import Wrapper
 
 
@@ -50,10 +51,10 @@ class AWP(Wrapper):
     gamma: float = field(0.01, at_least(0), "norm of the weights' perturbation relative to theirs, per kernel")
     warmup: float = field(0.0, between(0, 1), "fraction of the run after which it begins")
 
-    def own_phase(self, epoch, epochs):
+    def own_phase(self, epoch: int, epochs: int) -> Hashable:
         return reached(self.warmup, epoch, epochs)
 
-    def perturb_weights(self, context, adversarial, key):
+    def perturb_weights(self, context: Context, adversarial: Any, key: jax.Array) -> dict[str, Any]:
         (active, _), context = self.own(context), self.inner(context)
         at = self.base.perturb_weights(context, adversarial, key)
         if not active:

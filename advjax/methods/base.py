@@ -148,6 +148,11 @@ jax.tree_util.register_dataclass(
     Network, data_fields=("params", "stats", "weight", "key", "survived"), meta_fields=("module", "axis_name")
 )
 
+# What parts of the contract give, in the order that `Method` and `PerExample` have them in.
+Crafted = tuple[Any, Mapping[str, Network]]
+Forwards = tuple[dict[str, jax.Array], Network]
+ExampleLosses = tuple[jax.Array, dict[str, Metric]]
+
 
 class Aux(NamedTuple):
     """What a loss hands back beside its value.
@@ -348,7 +353,7 @@ class Method:
         del epoch, epochs
         return None
 
-    def perturb(self, context: Context, key: jax.Array) -> tuple[Any, Mapping[str, Network]]:
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         """The adversarial examples of this batch.
 
         Returns:
@@ -416,13 +421,11 @@ class PerExample(Method):
     labels (SGLR) or weights (GAIRAT, MAIL) in between.
     """
 
-    def forwards(self, context: Context, adversarial: Any) -> tuple[dict[str, jax.Array], Network]:
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         """The training forwards in their order: logits [B, K] by name (`clean`, `robust`, ...), and the network."""
         raise NotImplementedError
 
-    def example_losses(
-        self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array
-    ) -> tuple[jax.Array, dict[str, Metric]]:
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         """Every example's loss [B] and the method's own metrics.
 
         Args:
@@ -441,7 +444,7 @@ class PerExample(Method):
         del context, adversarial, logits
         return None
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         logits, net = self.forwards(context, adversarial)
         values, metrics = self.example_losses(context, logits, context.batch.label)
         state = self.new_state(context, adversarial, logits)

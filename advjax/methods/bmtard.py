@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax import distill, losses
 from advjax.fields import above_up_to, at_least, between, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Method, State, accuracy
+from advjax.methods.base import Aux, Context, Crafted, Method, State, accuracy
 
 
 class Balance(NamedTuple):
@@ -68,27 +69,27 @@ class BMTARD(Method):
     )
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return ("student",)
 
     @property
-    def frozen(self):
+    def frozen(self) -> tuple[str, ...]:
         return ("clean_teacher", "robust_teacher")
 
     @property
-    def best_by(self):
+    def best_by(self) -> str:
         # The method is judged by W-Robust, the mean of both.
         return "mean"
 
-    def init_state(self, labels, num_classes):
+    def init_state(self, labels: np.ndarray, num_classes: int) -> State:
         del labels, num_classes
         return State(shared=Balance(jnp.ones(2), jnp.full(2, 0.5), jnp.zeros(2), jnp.zeros((), jnp.int32)))
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x_adv, student = self.attack(context, key, context.nets["student"], context.batch.label)
         return x_adv, {"student": student}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         x_adv, x, nets, old = adversarial, context.batch.image, context.nets, context.state.shared
         tau, epoch, epochs = old.temperatures, context.epoch, context.epochs
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from advjax import distill, losses
 from advjax.fields import above, above_up_to, at_least, at_least_below, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Method, State, accuracy
+from advjax.methods.base import Aux, Context, Crafted, Method, State, accuracy
 
 
 def magnitude(value: jax.Array) -> jax.Array:
@@ -65,29 +68,31 @@ class CIARD(Method):
     teacher_begin: float = field(50 / 300, at_least_below(0, 1), "fraction of the run after which it learns")
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return ("student", "robust_teacher")
 
     @property
-    def pretrained(self):
+    def pretrained(self) -> tuple[str, ...]:
         return ("robust_teacher",)
 
     @property
-    def frozen(self):
+    def frozen(self) -> tuple[str, ...]:
         return ("clean_teacher",)
 
     @property
-    def evaluated(self):
+    def evaluated(self) -> tuple[str, ...]:
         return ("student",)
 
-    def init_state(self, labels, num_classes):
+    def init_state(self, labels: np.ndarray, num_classes: int) -> State:
         del labels, num_classes
         return State(shared=jnp.ones(2))
 
-    def phase(self, epoch, epochs):
+    def phase(self, epoch: int, epochs: int) -> Hashable:
         return "cyclic" if epoch >= round(self.teacher_begin * epochs) else "resting"
 
-    def optimizer(self, name, default, epoch, epochs):
+    def optimizer(
+        self, name: str, default: optax.GradientTransformation, epoch: Any, epochs: int
+    ) -> optax.GradientTransformation:
         if name != "robust_teacher":
             return default
         begin = round(self.teacher_begin * epochs)
@@ -98,11 +103,11 @@ class CIARD(Method):
             optax.sgd(jnp.where(epoch >= begin, rate, 0.0), self.teacher_momentum or None),
         )
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x_adv, student = self.attack(context, key, context.nets["student"], context.batch.label)
         return x_adv, {"student": student}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         x_adv, x, y, nets, tau = (
             adversarial,
             context.batch.image,

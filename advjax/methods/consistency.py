@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 from advjax import losses
 from advjax.fields import above, at_least, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import PerExample
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, PerExample
 
 
 def jensen_shannon(one: jax.Array, other: jax.Array, temperature: float) -> jax.Array:
@@ -39,10 +41,10 @@ class ConsistencyAT(PerExample):
     temperature: float = field(0.5, above(0), "of the predictions that are compared")
 
     @property
-    def views(self):
+    def views(self) -> int:
         return 2
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net, made = context.nets["model"], []
         for number, image in enumerate((context.batch.image, *context.batch.views)):
             view = dataclasses.replace(context, batch=context.batch._replace(image=image))
@@ -50,15 +52,15 @@ class ConsistencyAT(PerExample):
             made.append(x_adv)
         return jnp.concatenate(made), {"model": net}
 
-    def images(self, adversarial):
+    def images(self, adversarial: Any) -> jax.Array:
         return jnp.split(adversarial, 2)[0]
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         logits, net = context.nets["model"].train(adversarial)
         robust, other = jnp.split(logits, 2)
         return {"robust": robust, "other": other}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         pair = logits["robust"], logits["other"]
         entropies = [losses.cross_entropy(z, target) for z in pair]
         js = jensen_shannon(*pair, self.temperature)

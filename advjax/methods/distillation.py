@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from advjax.errors import InputError
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Context, Method, Metric, Network, accuracy
+from advjax.methods.base import Aux, Context, Crafted, ExampleLosses, Forwards, Method, Metric, Network, accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,28 +27,26 @@ class Distillation(Method):
     attack: TrainingAttack = TrainingAttack(start="normal")
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return ("student",)
 
     @property
-    def frozen(self):
+    def frozen(self) -> tuple[str, ...]:
         return ("robust_teacher",)
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x_adv, student = self.attack(context, key, context.nets["student"], context.batch.label)
         return x_adv, {"student": student}
 
-    def forwards(self, context: Context, x_adv: jax.Array) -> tuple[dict[str, jax.Array], Network]:
+    def forwards(self, context: Context, x_adv: jax.Array) -> Forwards:
         """The student's training forwards in their order: logits [B, K] by name, `robust` always; and the student."""
         raise NotImplementedError
 
-    def example_losses(
-        self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, Metric]]:
+    def example_losses(self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]) -> ExampleLosses:
         """Every example's loss [B] and the method's own metrics, from x' and from what `forwards` gave."""
         raise NotImplementedError
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         logits, student = self.forwards(context, adversarial)
         return mean_loss(context, logits, student, *self.example_losses(context, adversarial, logits))
 

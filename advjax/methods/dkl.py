@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax import losses
 from advjax.fields import above, at_least, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import PerExample, State
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, Network, PerExample, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ class DKL(PerExample):
     attack_beta: float = field(0.0, at_least(0), "weight of the distance of logits in the attack")
     grow: bool = field(True, help="radius and step grow linearly over the run")
 
-    def init_state(self, labels, num_classes):
+    def init_state(self, labels: np.ndarray, num_classes: int) -> State:
         table = jnp.full((num_classes, num_classes), 1.0 / num_classes)
         return State(shared={"table": table, "sums": jnp.zeros_like(table), "counts": jnp.zeros(num_classes)})
 
@@ -52,7 +55,7 @@ class DKL(PerExample):
         q = context.state.shared["table"][context.batch.label] ** self.gamma
         return q / jnp.sum(q, -1, keepdims=True)
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net = context.nets["model"]
         z, q = net.logits_fn(context.batch.image), self._weights(context)
 
@@ -65,12 +68,12 @@ class DKL(PerExample):
         x_adv, net = self.attack(context, key, net, (z, q), objective, scale)
         return x_adv, {"model": net}
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         robust, net = context.nets["model"].train(adversarial)
         clean, net = net.train(context.batch.image)
         return {"robust": robust, "clean": clean}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         clean, robust = logits["clean"], logits["robust"]
         natural = losses.cross_entropy(clean, target)
         soft = losses.cross_entropy(robust, jax.lax.stop_gradient(jax.nn.softmax(clean)))
@@ -79,7 +82,7 @@ class DKL(PerExample):
         metrics = {name: context.metric(value) for name, value in terms.items()}
         return natural + self.alpha * soft + self.beta * apart, metrics
 
-    def new_state(self, context, adversarial, logits):
+    def new_state(self, context: Context, adversarial: Any, logits: Mapping[str, jax.Array]) -> State | None:
         of_class = jax.nn.one_hot(context.batch.label, context.num_classes) * context.batch.weight[:, None]
         p = jax.nn.softmax(jax.lax.stop_gradient(logits["clean"]) / self.temperature)
         sums, counts = context.psum((of_class.T @ p, jnp.sum(of_class, 0)))
@@ -87,10 +90,10 @@ class DKL(PerExample):
         new = {**old, "sums": old["sums"] + sums, "counts": old["counts"] + counts}
         return context.state._replace(shared=new)
 
-    def ends(self, phase):
+    def ends(self, phase: Any) -> bool:
         return True
 
-    def after_epoch(self, context):
+    def after_epoch(self, context: Context) -> tuple[Mapping[str, Network], State | None]:
         old = context.state.shared
         counts = old["counts"][:, None]
         table = jnp.where(counts > 0, old["sums"] / jnp.maximum(counts, 1.0), old["table"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 
 from advjax import losses
 from advjax.fields import at_least, between, field
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Context, ExampleLosses
 from advjax.methods.trades import ORDERS, TRADES
 
 
@@ -34,9 +37,9 @@ class DM(TRADES):
     label_smoothing: float = field(0.1, between(0, 1), "share of the label's mass spread over all classes")
     share: float = field(0.01, between(0, 1), "of a batch in the running statistics, after the first step")
 
-    def momentum(self, context):
+    def momentum(self, context: Context) -> jax.Array | None:
         return jnp.where(jnp.asarray(context.step) == 0, 0.0, 1.0 - self.share)
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         target = losses.smooth_labels(target, context.num_classes, self.label_smoothing)
         return super().example_losses(context, logits, target)

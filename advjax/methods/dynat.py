@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 
 from advjax import distill, losses
 from advjax.fields import at_least, field, one_of
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Method, accuracy
+from advjax.methods.base import Aux, Context, Crafted, Method, accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +49,18 @@ class DYNAT(Method):
     proxy_beta: float = field(6.0, at_least(0), "weight of the KL in the loss that AWP's proxy ascends")
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return ("target", "guide")
 
     @property
-    def evaluated(self):
+    def evaluated(self) -> tuple[str, ...]:
         return ("target",)
 
     @property
-    def weighable(self):
+    def weighable(self) -> bool:
         return True
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x, label, target = context.batch.image, context.batch.label, context.nets["target"]
         if self.labels == "dynamic":
             label = distill.dynamic_labels(context.nets["guide"].train(x)[0])
@@ -69,7 +70,7 @@ class DYNAT(Method):
             x_adv, target = self.attack(context, key, target, label)
         return (x_adv, label), {"target": target}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         (x_adv, label), x, y = adversarial, context.batch.image, context.batch.label
         z, guide = context.nets["guide"].train(x)
         robust, target = context.nets["target"].train(x_adv)
@@ -92,7 +93,7 @@ class DYNAT(Method):
                 metrics["kl"] = context.metric(kl)
         return loss, Aux({"guide": guide, "target": target}, metrics=metrics)
 
-    def proxy_loss(self, context, adversarial, key):
+    def proxy_loss(self, context: Context, adversarial: Any, key: jax.Array) -> jax.Array:
         """TRADES on the target with true labels; it does not depend on the guide, which AWP so leaves alone."""
         (x_adv, _), x, y = adversarial, context.batch.image, context.batch.label
         clean, target = context.nets["target"].train(x)

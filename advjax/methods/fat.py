@@ -11,7 +11,7 @@ from advjax import losses, threat
 from advjax.errors import InputError
 from advjax.fields import Number, at_least, between, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Context, Network
+from advjax.methods.base import Context, Crafted, Network
 from advjax.methods.pgd_at import PGDAT
 from advjax.methods.trades import ORDERS, TRADES
 from advjax.numbers import number
@@ -83,15 +83,15 @@ class FAT(PGDAT):
     until: tuple[float, ...] = field((50 / 120, 90 / 120), between(0, 1), "fractions of the run where a part ends")
     noise: Number = field(0.001, at_least(0), "of every step of the attack")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_friendly(self)
 
     @property
-    def weighable(self):
+    def weighable(self) -> bool:
         return False
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net, label, tau = context.nets["model"], context.batch.label, patience(self, context)
         return friendly_examples(self.attack, context, key, net, label, "ce", tau, number(self.noise)), {}
 
@@ -117,15 +117,15 @@ class FATTRADES(TRADES):
     until: tuple[float, ...] = field((30 / 85, 50 / 85, 70 / 85), between(0, 1), "fractions where a part ends")
     noise: Number = field(0.0, at_least(0), "of every step of the attack")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_friendly(self)
 
     @property
-    def weighable(self):
+    def weighable(self) -> bool:
         return False
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net, tau = context.nets["model"], patience(self, context)
         p_clean = jax.nn.softmax(net.logits_fn(context.batch.image))
         return friendly_examples(self.attack, context, key, net, p_clean, "kl", tau, number(self.noise)), {}

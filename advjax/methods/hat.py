@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from advjax import losses
 from advjax.fields import at_least, field
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Context, ExampleLosses, Forwards
 from advjax.methods.trades import ORDERS, TRADES
 
 
@@ -33,16 +37,16 @@ class HAT(TRADES):
     gamma: float = field(0.5, at_least(0), "weight of the cross-entropy of the helper image")
 
     @property
-    def frozen(self):
+    def frozen(self) -> tuple[str, ...]:
         return ("helper",)
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         logits, net = super().forwards(context, adversarial)
         x = context.batch.image
         behind, net = net.train(x + 2.0 * (adversarial - x))
         return {**logits, "behind": behind, "helper": context.nets["helper"].logits_fn(adversarial)}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         values, metrics = super().example_losses(context, logits, target)
         helper = losses.cross_entropy(logits["behind"], jnp.argmax(logits["helper"], -1))
         return values + self.gamma * helper, {**metrics, "helper_loss": context.metric(helper)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from advjax import losses
 from advjax.fields import above, at_least, between, field
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Context, ExampleLosses, Forwards
 from advjax.methods.distillation import Distillation, shares_of_one
 
 
@@ -29,10 +31,10 @@ class Introspective(Distillation):
     beta: float = field(0.1, at_least(0), "exponent of the trust in the teacher")
     begin: float = field(0.3, between(0, 1), "fraction of the run after which the student learns from itself, too")
 
-    def phase(self, epoch, epochs):
+    def phase(self, epoch: int, epochs: int) -> Hashable:
         return "introspective" if epoch >= round(self.begin * epochs) else "plain"
 
-    def trust(self, context, x_adv):
+    def trust(self, context: Context, x_adv: jax.Array) -> jax.Array:
         """A = p_T(y | x')^beta, no gradient; [B]."""
         teacher = context.nets["robust_teacher"].logits_fn(x_adv)
         return jax.lax.stop_gradient(jnp.exp(-self.beta * losses.cross_entropy(teacher, context.batch.label)))
@@ -62,7 +64,7 @@ class IADI(Introspective):
 
     alpha: float = field(1.0, between(0, 1), "weight of the distillation, the rest is the cross-entropy's")
 
-    def forwards(self, context, x_adv):
+    def forwards(self, context: Context, x_adv: jax.Array) -> Forwards:
         x = context.batch.image
         robust, student = context.nets["student"].train(x_adv)
         _, student = student.train(x_adv, reuse_logits=robust)
@@ -72,7 +74,7 @@ class IADI(Introspective):
             labelled, student = student.train(x, reuse_logits=clean)
         return {"robust": robust, "clean": clean, "labelled": labelled}, student
 
-    def example_losses(self, context, x_adv, logits):
+    def example_losses(self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]) -> ExampleLosses:
         teacher = context.nets["robust_teacher"].logits_fn(context.batch.image)
         natural = losses.cross_entropy(logits["labelled"], context.batch.label)
         distilled = self.temperature**2 * losses.kl(teacher, logits["robust"], self.temperature)
@@ -111,22 +113,22 @@ class IADII(Introspective):
     alpha1: float = field(0.5, between(0, 1), "weight of what the robust teacher and the student itself say")
     alpha2: float = field(0.25, between(0, 1), "weight of what the clean teacher says")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         shares_of_one(self, "alpha1", "alpha2")
 
     @property
-    def frozen(self):
+    def frozen(self) -> tuple[str, ...]:
         return ("clean_teacher", "robust_teacher")
 
-    def forwards(self, context, x_adv):
+    def forwards(self, context: Context, x_adv: jax.Array) -> Forwards:
         robust, student = context.nets["student"].train(x_adv)
         if context.phase == "plain":
             return {"robust": robust}, student
         clean, student = student.train(context.batch.image)
         return {"robust": robust, "clean": clean}, student
 
-    def example_losses(self, context, x_adv, logits):
+    def example_losses(self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]) -> ExampleLosses:
         robust, clean = (
             losses.kl(context.nets[name].logits_fn(x_adv), logits["robust"], self.temperature)
             for name in ("robust_teacher", "clean_teacher")

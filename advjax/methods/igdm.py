@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+import jax
 
 from advjax import distill
 from advjax.errors import InputError
 from advjax.fields import at_least, field
 from advjax.methods.adaad import AdaAD
 from advjax.methods.ard import ARD
+from advjax.methods.base import Aux, Context
 from advjax.methods.distillation import Distillation, mean_loss
 from advjax.methods.rslad import RSLAD
 from advjax.methods.wrapper import Wrapper
@@ -38,12 +42,12 @@ class IGDM(Wrapper):
     base: Distillation = AdaAD(reduction="batch", clean_statistics=False)
     alpha: float = field(5.0, at_least(0), "weight of the matching at the end of the run, 0: off")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.base, (ARD, RSLAD, AdaAD)):
             raise InputError(f"must be ard, rslad or adaad, not {self.base}", "base")
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         logits, student = self.base.forwards(context, adversarial)
         values, metrics = self.base.example_losses(context, adversarial, logits)
         if self.alpha:
@@ -55,6 +59,6 @@ class IGDM(Wrapper):
             metrics["gradient_matching"] = context.metric(matching)
         return mean_loss(context, logits, student, values, metrics)
 
-    def proxy_loss(self, context, adversarial, key):
+    def proxy_loss(self, context: Context, adversarial: Any, key: jax.Array) -> jax.Array:
         """The loss itself, this term included."""
         return self.loss(context, adversarial, key)[0]

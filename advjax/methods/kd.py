@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
 from advjax import losses
 from advjax.fields import above, between, field
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Context, ExampleLosses, Forwards
 from advjax.methods.distillation import Distillation, shares_of_one
 
 
@@ -38,19 +40,19 @@ class KD(Distillation):
     robust_weight: float = field(0.6, between(0, 1), "weight of the robust teacher; the rest is the labels'")
     temperature: float = field(2.0, above(0), "of teachers and student")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         shares_of_one(self, "clean_weight", "robust_weight")
 
     @property
-    def frozen(self):
+    def frozen(self) -> tuple[str, ...]:
         return ("clean_teacher", "robust_teacher")
 
-    def forwards(self, context, x_adv):
+    def forwards(self, context: Context, x_adv: jax.Array) -> Forwards:
         robust, student = context.nets["student"].train(x_adv)
         return {"robust": robust}, student
 
-    def example_losses(self, context, x_adv, logits):
+    def example_losses(self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]) -> ExampleLosses:
         def distilled(name):
             soft = jax.nn.softmax(context.nets[name].logits_fn(x_adv) / self.temperature)
             return self.temperature**2 * losses.cross_entropy(logits["robust"] / self.temperature, soft)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from advjax import losses
 from advjax.fields import at_least, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Method, accuracy
+from advjax.methods.base import Aux, Context, Crafted, Method, accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +36,20 @@ class LBGAT(Method):
     beta: float = field(0.0, at_least(0), "weight of the KL")
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return ("target", "guide")
 
     @property
-    def evaluated(self):
+    def evaluated(self) -> tuple[str, ...]:
         return ("target",)
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         target = context.nets["target"]
         p_clean = jax.nn.softmax(target.logits_fn(context.batch.image))
         x_adv, target = self.attack(context, key, target, p_clean, "kl")
         return x_adv, {"target": target}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         x, y = context.batch.image, context.batch.label
         robust, target = context.nets["target"].train(adversarial)
         clean, target = target.train(x)

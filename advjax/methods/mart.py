@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 from advjax import losses
 from advjax.fields import at_least, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import PerExample
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, PerExample
 
 
 def mart_loss(
@@ -55,18 +57,18 @@ class MART(PerExample):
     beta: float = field(5.0, at_least(0), "weight of the KL, lambda in the paper")
 
     @property
-    def weighable(self):
+    def weighable(self) -> bool:
         return True
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x_adv, net = self.attack(context, key, context.nets["model"], context.batch.label)
         return x_adv, {"model": net}
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         clean, net = context.nets["model"].train(context.batch.image)
         robust, net = net.train(adversarial)
         return {"clean": clean, "robust": robust}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         loss, kl = mart_loss(logits["clean"], logits["robust"], context.batch.label, self.beta, target)
         return context.weighted(loss, logits["robust"]), {"weighted_kl": context.metric(kl)}

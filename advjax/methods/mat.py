@@ -13,7 +13,7 @@ from advjax import distill, losses
 from advjax.errors import InputError
 from advjax.fields import above, at_least, between, field, one_of
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Context, Method, Network
+from advjax.methods.base import Aux, Context, Crafted, Method, Network
 
 CLEAN = "clean"  # the clean images, among the batches that a network sees
 
@@ -118,20 +118,20 @@ class MAT(Method):
     temperature: float = field(1.0, above(0), "of the outputs that are distilled")
     sequential: bool = field(False, help="update one peer after the other")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_form(self)
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return tuple(f"peer{k}" for k in range(self.peers))
 
     @property
-    def interchangeable(self):
+    def interchangeable(self) -> bool:
         return self.peers > 1
 
     @property
-    def update_groups(self):
+    def update_groups(self) -> tuple[tuple[str, ...], ...]:
         return tuple((name,) for name in self.trained) if self.sequential else (self.trained,)
 
     def attack_of(self, name: str) -> TrainingAttack:
@@ -139,14 +139,15 @@ class MAT(Method):
         del name
         return self.attack
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         made = {n: self.attack_of(n)(context, key, context.nets[n], context.batch.label) for n in self.trained}
         return {name: x_adv for name, (x_adv, _) in made.items()}, {name: net for name, (_, net) in made.items()}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         values, z, nets = FORMS[self.form](self, context, adversarial)
         terms = {name: context.mean(value) for name, value in values.items()}
-        return sum(terms.values()), Aux(nets, metrics=self._metrics(context, terms, z))
+        total: Any = sum(terms.values())
+        return total, Aux(nets, metrics=self._metrics(context, terms, z))
 
     def _metrics(self, context, terms, z):
         metrics = {f"{k}_loss": context.metric(value) for k, value in terms.items()}

@@ -13,7 +13,7 @@ from advjax import distill, losses
 from advjax.errors import InputError
 from advjax.fields import above, at_least, between, field, one_of
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Context, Method
+from advjax.methods.base import Aux, Context, Crafted, Method
 from advjax.methods.mat import CLEAN, MAT, Lesson, Logits, check_form, train_on
 from advjax.methods.norms import ORDER, Radius, check_radii, per_norm
 
@@ -148,20 +148,20 @@ class MATUnion(Method):
     a_specialist: float = field(0.0, at_least(0), "weight of the generalist's outputs in what a specialist learns")
     temperature: float = field(1.0, above(0), "of the outputs that are distilled")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_form(self)
         check_radii(self)
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return (GENERALIST, *SPECIALISTS)
 
     @property
-    def evaluated(self):
+    def evaluated(self) -> tuple[str, ...]:
         return (GENERALIST,)
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         nets, adversarial = dict(context.nets), {}
         for index, (norm, attack) in enumerate(per_norm(self.attack, self.l2, self.l1).items()):
             for name in (GENERALIST, specialist(norm)):
@@ -170,10 +170,11 @@ class MATUnion(Method):
                 adversarial[name, norm] = x_adv
         return [adversarial[pair] for pair in PAIRS], {name: nets[name] for name in self.trained}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         values, z, nets = FORMS[self.form](self, context, dict(zip(PAIRS, adversarial, strict=True)))
         means = {name: context.mean(value) for name, value in values.items()}
-        return sum(means.values()), Aux(nets, metrics=self._metrics(context, means, z))
+        total: Any = sum(means.values())
+        return total, Aux(nets, metrics=self._metrics(context, means, z))
 
     def _metrics(self, context, means, z):
         y, metrics = context.batch.label, {f"{name}_loss": context.metric(value) for name, value in means.items()}
@@ -213,15 +214,15 @@ class MATMutualUnion(MAT):
     l2: Radius = L2
     l1: Radius = L1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.peers != len(ORDER):
             raise InputError(f"must be {len(ORDER)}, one per norm, it is {self.peers}", "peers")
         check_radii(self)
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return tuple(f"peer_{norm}" for norm in ORDER)
 
-    def attack_of(self, name):
+    def attack_of(self, name: str) -> TrainingAttack:
         return per_norm(self.attack, self.l2, self.l1)[name.removeprefix("peer_")]

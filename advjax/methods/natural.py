@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 
 from advjax import losses
 from advjax.fields import between, field
-from advjax.methods.base import PerExample
+from advjax.methods.base import Context, ExampleLosses, Forwards, PerExample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +24,15 @@ class Natural(PerExample):
     label_smoothing: float = field(0.0, between(0, 1), "share of the label's mass spread over all classes")
 
     @property
-    def best_by(self):
+    def best_by(self) -> str:
         # Under attack a natural network is best when it has learnt least.
         return "clean"
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         clean, net = context.nets["model"].train(context.batch.image)
         return {"clean": clean}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         return losses.cross_entropy(
             logits["clean"], losses.smooth_labels(target, context.num_classes, self.label_smoothing)
         ), {}

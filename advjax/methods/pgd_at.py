@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 
 from advjax import losses
 from advjax.fields import between, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import PerExample
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, Network, PerExample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,23 +32,23 @@ class PGDAT(PerExample):
     clean_statistics: bool = field(True, help="move the statistics on clean images after each step")
 
     @property
-    def weighable(self):
+    def weighable(self) -> bool:
         return True
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x_adv, net = self.attack(context, key, context.nets["model"], context.batch.label)
         return x_adv, {"model": net}
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         robust, net = context.nets["model"].train(adversarial)
         return {"robust": robust}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         robust = logits["robust"]
         target = losses.smooth_labels(target, context.num_classes, self.label_smoothing)
         return context.weighted(losses.cross_entropy(robust, target), robust), {}
 
-    def after_update(self, context, adversarial):
+    def after_update(self, context: Context, adversarial: Any) -> Mapping[str, Network]:
         if not self.clean_statistics:
             return {}
         return {"model": context.nets["model"].train(context.batch.image)[1]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from advjax.attacks.apgd import apgd
 from advjax.errors import InputError
 from advjax.fields import Number, at_least, between, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Context, Method
+from advjax.methods.base import Aux, Context, Crafted, Method, Network, State
 from advjax.numbers import number
 
 
@@ -52,24 +54,24 @@ class RAMP(Method):
     lam: float = field(5.0, at_least(0), "weight of the KL between the attacks' predictions")
     share: float = field(0.5, between(0, 1), "of natural training in the fusion of an epoch; 0: none")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.attack.norm != "linf" or self.attack.statistics != "running" or self.attack.steps < 1:
             raise InputError("must be linf, on running statistics, with one step or more for RAMP", "attack")
 
     @property
-    def trained(self):
+    def trained(self) -> tuple[str, ...]:
         return ("model", "natural") if self.share else ("model",)
 
     @property
-    def averaged(self):
+    def averaged(self) -> Mapping[str, str]:
         return {"start": "model", "natural": "model"} if self.share else {}
 
     @property
-    def evaluated(self):
+    def evaluated(self) -> tuple[str, ...]:
         return ("model",)
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         batch, logits_fn = context.batch, context.nets["model"].logits_fn
         x_l1, x_linf = (
             apgd(
@@ -87,7 +89,7 @@ class RAMP(Method):
         worse = (x_l1.loss > x_linf.loss)[:, None, None, None]
         return {"l1": x_l1.best, "linf": x_linf.best, "worse": jnp.where(worse, x_l1.best, x_linf.best)}, {}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         y, net = context.batch.label, context.nets["model"]
         z_l1, net = net.train(adversarial["l1"])
         z_linf, net = net.train(adversarial["linf"])
@@ -107,10 +109,10 @@ class RAMP(Method):
             loss, metrics["natural_loss"] = loss + natural, context.metric(natural)
         return loss, Aux(nets, metrics=metrics)
 
-    def ends(self, phase):
+    def ends(self, phase: Any) -> bool:
         return bool(self.share)
 
-    def after_epoch(self, context: Context):
+    def after_epoch(self, context: Context) -> tuple[Mapping[str, Network], State | None]:
         names = ("start", "model", "natural")
         nets = [context.nets[name] for name in names]
         at = [(net.params, net.stats) for net in nets]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import jax
 
@@ -10,7 +12,7 @@ from advjax import losses
 from advjax.fields import Number, at_least, at_least_below, between, field, one_of
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.averaging import mixed
-from advjax.methods.base import reached
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, Network, reached
 from advjax.methods.pgd_at import PGDAT
 
 
@@ -51,25 +53,25 @@ class ReBAT(PGDAT):
     late_steps: int = field(0, at_least(0), "gradients of the later attack; 0: there is none")
 
     @property
-    def averaged(self):
+    def averaged(self) -> Mapping[str, str]:
         return {"average": "model"}
 
     @property
-    def evaluated(self):
+    def evaluated(self) -> tuple[str, ...]:
         return ("average", "model")
 
-    def phase(self, epoch, epochs):
+    def phase(self, epoch: int, epochs: int) -> Hashable:
         late = bool(self.late_steps) and reached(self.late, epoch, epochs)
         return reached(self.start, epoch, epochs), late
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         attack: TrainingAttack = self.attack
         if context.phase[1]:
             attack = dataclasses.replace(attack, eps=self.late_eps, steps=self.late_steps)
         x_adv, net = attack(context, key, context.nets["model"], context.batch.label)
         return x_adv, {"model": net}
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         logits, net = super().forwards(context, adversarial)
         if not context.phase[0]:
             return logits, net
@@ -78,7 +80,7 @@ class ReBAT(PGDAT):
             return {**logits, "average": average(adversarial)}, net
         return {**logits, "average": average((x + adversarial) / 2.0) - average(x) / 2.0}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         values, metrics = super().example_losses(context, logits, target)
         if not context.phase[0]:
             return values, metrics
@@ -86,7 +88,7 @@ class ReBAT(PGDAT):
         kl = losses.kl(jax.lax.stop_gradient(logits["average"]), robust)
         return values + self.beta * kl, {**metrics, "kl": context.metric(kl)}
 
-    def after_update(self, context, adversarial):
+    def after_update(self, context: Context, adversarial: Any) -> Mapping[str, Network]:
         moved = super().after_update(context, adversarial)
         net, average = context.with_nets(moved).nets["model"], context.nets["average"]
         share = self.decay if context.phase[0] else 0.0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from advjax.errors import InputError
 from advjax.fields import at_least, field
-from advjax.methods.base import Aux, PerExample, accuracy
+from advjax.methods.base import Aux, Context, PerExample, accuracy
 from advjax.methods.pgd_at import PGDAT
 from advjax.methods.wrapper import Wrapper
 
@@ -30,12 +32,12 @@ class RPAT(Wrapper):
     base: PerExample = PGDAT(clean_statistics=False)
     lam: float = field(1.0, at_least(0), "weight of the distance to the linear way")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.base, PerExample):
             raise InputError(f"must be a method of one network and a loss per example, not {self.base}", "base")
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         whole, context, x = context, self.inner(context), context.batch.image
         logits, net = self.base.forwards(context, adversarial)
         middle, net = net.train((x + self.base.images(adversarial)) / 2.0)
@@ -49,5 +51,5 @@ class RPAT(Wrapper):
         aux = self.handed_on(whole, Aux({"model": net}, state, metrics))
         return context.mean(values + self.lam * bend), aux
 
-    def proxy_loss(self, context, adversarial, key):
+    def proxy_loss(self, context: Context, adversarial: Any, key: jax.Array) -> jax.Array:
         return self.loss(context, adversarial, key)[0]

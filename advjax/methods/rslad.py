@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
 from advjax import distill
 from advjax.fields import at_least, between, field
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards
 from advjax.methods.distillation import Distillation
 
 
@@ -34,17 +36,17 @@ class RSLAD(Distillation):
     adversarial_weight: float = field(5 / 6, between(0, 1), "weight of the loss on x', the rest is that of x")
     scale: float = field(1.0, at_least(0), "factor of the loss")
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         soft = jax.nn.softmax(context.nets["robust_teacher"].logits_fn(context.batch.image))
         x_adv, student = self.attack(context, key, context.nets["student"], soft, "kl")
         return x_adv, {"student": student}
 
-    def forwards(self, context, x_adv):
+    def forwards(self, context: Context, x_adv: jax.Array) -> Forwards:
         robust, student = context.nets["student"].train(x_adv)
         clean, student = student.train(context.batch.image)
         return {"robust": robust, "clean": clean}, student
 
-    def example_losses(self, context, x_adv, logits):
+    def example_losses(self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]) -> ExampleLosses:
         teacher = context.nets["robust_teacher"].logits_fn(context.batch.image)
         robust, clean = (
             self.scale / context.num_classes * distill.floored_kl(teacher, logits[name]) for name in ("robust", "clean")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,19 @@ import jax.numpy as jnp
 from advjax import distill, losses
 from advjax.fields import above, at_least, field
 from advjax.methods.attack import TrainingAttack
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards
 from advjax.methods.distillation import Distillation, running_statistics_only
 
 
-def linearised_divergence(logits, gradient, student, x, label, x_adv, aux):
+def linearised_divergence(
+    logits: jax.Array,
+    gradient: jax.Array,
+    student: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    label: jax.Array,
+    x_adv: jax.Array,
+    aux: Any,
+) -> tuple[jax.Array, Any]:
     """KL(softmax(z) || p_S(x')), z the teacher's logits with that of the label moved along its gradient; [B], aux."""
     moved = jnp.sum(gradient * (x_adv - x), (1, 2, 3))
     z = logits + moved[:, None] * jax.nn.one_hot(label, logits.shape[-1])
@@ -51,11 +62,11 @@ class SAAD(Distillation):
     entropy_scale: float = field(5.0, at_least(0), "factor from the teacher's entropy to an example's weight")
     entropy_order: float = field(1.0, above(0), "order of the Renyi entropy, 1: Shannon's")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         running_statistics_only(self.attack)
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x, y = context.batch.image, context.batch.label
         teacher, student = (context.nets[name].logits_fn for name in ("robust_teacher", "student"))
 
@@ -67,13 +78,13 @@ class SAAD(Distillation):
         objective = jax.tree_util.Partial(linearised_divergence, logits, gradient, student, x, y)
         return self.attack.craft(context, key, objective), {}
 
-    def forwards(self, context, x_adv):
+    def forwards(self, context: Context, x_adv: jax.Array) -> Forwards:
         robust, student = context.nets["student"].train(x_adv)
         behind, student = student.train(2 * context.batch.image - x_adv)
         clean, student = student.train(context.batch.image)
         return {"robust": robust, "behind": behind, "clean": clean}, student
 
-    def example_losses(self, context, x_adv, logits):
+    def example_losses(self, context: Context, x_adv: jax.Array, logits: Mapping[str, jax.Array]) -> ExampleLosses:
         x, teacher = context.batch.image, context.nets["robust_teacher"].logits_fn
         soft = jax.lax.stop_gradient(teacher(x_adv))
         entropy = losses.renyi_entropy(soft, self.entropy_order)

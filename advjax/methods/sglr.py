@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import numpy as np
 
 from advjax import distill, losses
 from advjax.errors import InputError
 from advjax.fields import above, between, field, one_of
-from advjax.methods.base import Aux, PerExample, State, accuracy, reached
+from advjax.methods.base import Aux, Context, PerExample, State, accuracy, reached
 from advjax.methods.pgd_at import PGDAT
 from advjax.methods.wrapper import Wrapper
 
@@ -50,18 +55,18 @@ class SGLR(Wrapper):
     es: float = field(0.45, between(0, 1), "fraction of the run at which the memory comes into use")
     one_more: str = field("clean", one_of("clean", "adv", "none"), "images of the forward that refinement adds")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.base, PerExample):
             raise InputError(f"must be a method of one network and a loss per example, not {self.base}", "base")
 
-    def own_state(self, labels, num_classes):
+    def own_state(self, labels: np.ndarray, num_classes: int) -> State:
         return State(per_example=distill.label_memory(labels, num_classes))
 
-    def own_phase(self, epoch, epochs):
+    def own_phase(self, epoch: int, epochs: int) -> Hashable:
         return "refine" if reached(self.es, epoch, epochs) else "plain"
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         (phase, state), whole, context = self.own(context), context, self.inner(context)
         if phase == "plain":
             return super().loss(whole, adversarial, key)
@@ -83,6 +88,6 @@ class SGLR(Wrapper):
         state = self.outer(whole, self.base.new_state(context, adversarial, logits), State(per_example=memory))
         return context.mean(values), Aux({"model": net}, state, metrics)
 
-    def proxy_loss(self, context, adversarial, key):
+    def proxy_loss(self, context: Context, adversarial: Any, key: jax.Array) -> jax.Array:
         """The loss itself: cross-entropy against S in both the ascent and the descent."""
         return self.loss(context, adversarial, key)[0]

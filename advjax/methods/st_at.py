@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from advjax import losses, threat
 from advjax.errors import InputError
 from advjax.fields import at_least, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import PerExample
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, PerExample
 from advjax.numbers import number
 
 
@@ -54,12 +56,12 @@ class STAT(PerExample):
     attack: TrainingAttack = TrainingAttack(start="normal", statistics="frozen")
     beta: float = field(6.0, at_least(0), "weight of the squeeze term")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.attack.statistics == "batch" or self.attack.norm == "l1":
             raise InputError("must be linf or l2 on frozen or running statistics for ST-AT", "attack")
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         attack, net, (x, label) = self.attack, context.nets["model"], context.batch[:2]
         starts = [attack.start_of(context, jax.random.fold_in(key, purpose)) for purpose in range(2)]
         weight = context.batch.weight
@@ -81,16 +83,16 @@ class STAT(PerExample):
         points = jax.lax.fori_loop(0, attack.steps, step, jnp.stack([x, *starts]))
         return {"adversarial": points[1], "collaborative": points[2]}, {}
 
-    def images(self, adversarial):
+    def images(self, adversarial: Any) -> jax.Array:
         return adversarial["adversarial"]
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         clean, net = context.nets["model"].train(context.batch.image)
         robust, net = net.train(adversarial["adversarial"])
         collaborative, _ = net.train(adversarial["collaborative"])
         return {"clean": clean, "robust": robust, "collaborative": collaborative}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         natural = losses.cross_entropy(logits["clean"], target)
         points = jnp.stack([logits["clean"], logits["robust"], logits["collaborative"]])
         gap = squeeze(*extremes(points, points, context.batch.label))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax import losses
 from advjax.fields import at_least, between, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Context, PerExample, State, reached
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, PerExample, State, reached
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +43,13 @@ class TE(PerExample):
     ramp: float = field(0.3, between(0, 1), "fraction of the run in which the weight grows")
 
     @property
-    def weighable(self):
+    def weighable(self) -> bool:
         return True
 
-    def init_state(self, labels, num_classes):
+    def init_state(self, labels: np.ndarray, num_classes: int) -> State:
         return State(per_example=jnp.zeros((len(labels), num_classes)))
 
-    def phase(self, epoch, epochs):
+    def phase(self, epoch: int, epochs: int) -> Hashable:
         return "ensemble" if reached(self.start, epoch, epochs) else "plain"
 
     def w(self, context: Context) -> jax.Array:
@@ -59,7 +62,7 @@ class TE(PerExample):
         away = jnp.sum((jax.nn.softmax(logits) - ensemble) ** 2, -1)
         return losses.cross_entropy(logits, target) + w / ensemble.shape[-1] * away, away
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net, label = context.nets["model"], context.batch.label
         if context.phase == "plain":
             x_adv, net = self.attack(context, key, net, label)
@@ -70,22 +73,22 @@ class TE(PerExample):
         x_adv, net = self.attack(context, key, net, target, lambda z, target: self._values(w, z, *target)[0])
         return (x_adv, memory), {"model": net}
 
-    def images(self, adversarial):
+    def images(self, adversarial: Any) -> jax.Array:
         return adversarial[0]
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         x_adv, memory = adversarial
         robust, net = context.nets["model"].train(x_adv)
         return {"robust": robust, "ensemble": _normalised(memory)}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         robust = logits["robust"]
         if context.phase == "plain":
             return context.weighted(losses.cross_entropy(robust, target), robust), {}
         values, away = self._values(self.w(context), robust, target, logits["ensemble"])
         return context.weighted(values, robust), {"distance": context.metric(away)}
 
-    def new_state(self, context, adversarial, logits):
+    def new_state(self, context: Context, adversarial: Any, logits: Mapping[str, jax.Array]) -> State | None:
         return State(context.state.shared, adversarial[1])
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 from advjax import losses
 from advjax.fields import at_least, field, one_of
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Context, PerExample
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, PerExample
 
 ORDERS = one_of("clean-adv-clean", "adv-clean-clean", "clean-adv", kind="order")
 
@@ -34,10 +36,10 @@ class TRADES(PerExample):
     order: str = field("clean-adv-clean", ORDERS, "of the forwards")
 
     @property
-    def weighable(self):
+    def weighable(self) -> bool:
         return True
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net = context.nets["model"]
         p_clean = jax.nn.softmax(self.attack.logits(net, context.batch.image))
         x_adv, net = self.attack(context, key, net, p_clean, "kl")
@@ -48,7 +50,7 @@ class TRADES(PerExample):
         del context
         return None
 
-    def forwards(self, context, adversarial):
+    def forwards(self, context: Context, adversarial: Any) -> Forwards:
         x, net, momentum = context.batch.image, context.nets["model"], self.momentum(context)
         if self.order == "adv-clean-clean":
             robust, net = net.train(adversarial, momentum=momentum)
@@ -62,7 +64,7 @@ class TRADES(PerExample):
                 beside, net = net.train(x, reuse_logits=clean, momentum=momentum)
         return {"clean": clean, "robust": robust, "beside": beside}, net
 
-    def example_losses(self, context, logits, target):
+    def example_losses(self, context: Context, logits: Mapping[str, jax.Array], target: jax.Array) -> ExampleLosses:
         natural = losses.cross_entropy(logits["clean"], target)
         kl = losses.kl(logits["beside"], logits["robust"])
         weighted = context.weighted(kl, logits["robust"])

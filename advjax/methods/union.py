@@ -7,6 +7,8 @@ ball, and the l_1 projection is exact and leaves interior points alone.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 from advjax import losses
 from advjax.fields import at_least, field
 from advjax.methods.attack import TrainingAttack
-from advjax.methods.base import Aux, Context, Method, Metric, Network, accuracy
+from advjax.methods.base import Aux, Context, Crafted, Method, Metric, Network, accuracy
 from advjax.methods.norms import ORDER, Radius, check_radii, per_norm, steepest_examples
 
 # The authors train with an l_2 radius of 0.3 and test at 0.5.
@@ -45,14 +47,14 @@ class SingleNorm(Method):
     restart: bool = field(True, help="the l_1 attack has a second run, from a random start")
     gap: float = field(0.05, at_least(0), "an l_1 step leaves out coordinates this close to their bound")
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net, attacks = context.nets["model"], {self.attack.norm: self.attack}
         x_adv, net = steepest_examples(
             context, key, net, attacks, restart=self.restart and self.attack.norm == "l1", gap=self.gap
         )
         return x_adv, {"model": net}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         loss, net, metrics = _fit(context, context.nets["model"], adversarial)
         return loss, Aux({"model": net}, metrics=metrics)
 
@@ -73,7 +75,7 @@ class MSD(Method):
     l2: Radius = L2
     l1: Radius = L1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_radii(self)
 
@@ -82,11 +84,11 @@ class MSD(Method):
         """Norm -> attack, in the order of `ORDER`."""
         return per_norm(self.attack, self.l2, self.l1)
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x_adv, net = steepest_examples(context, key, context.nets["model"], self.attacks)
         return x_adv, {"model": net}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         loss, net, metrics = _fit(context, context.nets["model"], adversarial)
         return loss, Aux({"model": net}, metrics=metrics)
 
@@ -109,7 +111,7 @@ class MAX(MSD):
     restart: bool = field(True, help="the l_1 attack has a second run, from a random start")
     gap: float = field(0.05, at_least(0), "an l_1 step leaves out coordinates this close to their bound")
 
-    def examples(self, context, key, norms):
+    def examples(self, context: Context, key: jax.Array, norms: Sequence[str]) -> tuple[jax.Array, Network]:
         """Examples [B, H, W, C] of each norm, made one after the other, and the network attacked."""
         net, made = context.nets["model"], []
         for norm in norms:
@@ -120,7 +122,7 @@ class MAX(MSD):
             made.append(x_adv)
         return jnp.stack(made), net
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         made, net = self.examples(context, key, ORDER)
         scores = []
         for x_adv in made:
@@ -149,18 +151,18 @@ class AVG(MAX):
     mean: bool = field(False, help="one step on the mean of the three losses instead of three steps")
 
     @property
-    def update_groups(self):
+    def update_groups(self) -> tuple[tuple[str, ...], ...]:
         return (self.trained,) * (1 if self.mean else len(ORDER))
 
     @property
-    def perturb_each_group(self):
+    def perturb_each_group(self) -> bool:
         return True
 
-    def perturb(self, context, key):
+    def perturb(self, context: Context, key: jax.Array) -> Crafted:
         made, net = self.examples(context, key, ORDER if self.mean else ORDER[context.group : context.group + 1])
         return made, {"model": net}
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         total, net, metrics = jnp.zeros(()), context.nets["model"], {}
         norms = ORDER if self.mean else ORDER[context.group : context.group + 1]
         for norm, x_adv in zip(norms, adversarial, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +25,19 @@ class Weighting(Wrapper):
 
     start: float = field(0.5, between(0, 1), "fraction of the run at which the weights begin")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.base.weighable:
             raise InputError(f"must be a method that weights its examples, and once alone, not {self.base}", "base")
 
     @property
-    def weighable(self):
+    def weighable(self) -> bool:
         return False
 
-    def own_phase(self, epoch, epochs):
+    def own_phase(self, epoch: int, epochs: int) -> Hashable:
         return reached(self.start, epoch, epochs)
 
-    def inner(self, context):
+    def inner(self, context: Context) -> Context:
         active, _ = self.own(context)
         return dataclasses.replace(super().inner(context), weigh=self.weigh if active else None)
 
@@ -62,7 +63,7 @@ class GAIRAT(Weighting):
     start: float = field(0.5, between(0, 1), "fraction of the run at which the weights begin")
     shift: float = field(-1.0, help="lambda, added inside the tanh")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self._attacker.attack.steps < 2:
             raise InputError("must be at least 2 for GAIRAT, which divides by its half", "attack.steps")
@@ -74,11 +75,11 @@ class GAIRAT(Weighting):
             base = base.base
         return base
 
-    def inner(self, context):
+    def inner(self, context: Context) -> Context:
         active, _ = self.own(context)
         return dataclasses.replace(super().inner(context), counting=active)
 
-    def weigh(self, context, logits, name):
+    def weigh(self, context: Context, logits: jax.Array, name: str) -> jax.Array:
         half = self._attacker.attack.steps // 2
         survived = context.nets[name].survived
         w = (jnp.tanh(self.shift + 5.0 * (half - survived) / half) + 1.0) / 2.0
@@ -108,7 +109,7 @@ class MAIL(Weighting):
     bias: float = field(-0.5, help="added to the margin")
     normalise: bool = field(False, help="divide the weights by their mean over the batch")
 
-    def weigh(self, context, logits, name):
+    def weigh(self, context: Context, logits: jax.Array, name: str) -> jax.Array:
         margin = losses.margin(jax.nn.softmax(logits.astype(jnp.float32)), context.batch.label)
         w = 3.0 * jax.nn.sigmoid(self.slope * (margin + self.bias))
         return w / context.mean(w) if self.normalise else w

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from advjax.methods.base import Aux, Context, Method, State
+from advjax.methods.base import Aux, Context, Method, Network, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Wrapper(Method):
         del labels, num_classes
         return State()
 
-    def phase(self, epoch, epochs):
+    def phase(self, epoch: int, epochs: int) -> Hashable:
         return self.base.phase(epoch, epochs), self.own_phase(epoch, epochs)
 
-    def init_state(self, labels, num_classes):
+    def init_state(self, labels: np.ndarray, num_classes: int) -> State:
         return _paired(self.base.init_state(labels, num_classes), self.own_state(labels, num_classes))
 
     def inner(self, context: Context) -> Context:
@@ -53,7 +54,7 @@ class Wrapper(Method):
         """The whole state, from new states of the base or the wrapper; None leaves a part as `context` has it."""
         return _paired(base or _part(context.state, 0), own or _part(context.state, 1))
 
-    def loss(self, context, adversarial, key):
+    def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         value, aux = self.base.loss(self.inner(context), adversarial, key)
         return value, self.handed_on(context, aux)
 
@@ -61,7 +62,7 @@ class Wrapper(Method):
         """What a loss of the base handed back, with the wrapper's state, which stays, beside the base's."""
         return aux if aux.state is None else aux._replace(state=self.outer(context, aux.state))
 
-    def after_epoch(self, context):
+    def after_epoch(self, context: Context) -> tuple[Mapping[str, Network], State | None]:
         nets, state = self.base.after_epoch(self.inner(context)) if self.base.ends(context.phase[0]) else ({}, None)
         return nets, None if state is None else self.outer(context, state)
 
