@@ -208,3 +208,7 @@ def test_the_best_checkpoint_of_bmtard_is_by_the_mean_of_clean_and_robust():
     record = {"validation_clean_accuracy": 0.8, "validation_robust_accuracy": 0.5}
     assert [score(record, by) for by in ("mean", "clean", "robust")] == pytest.approx([0.65, 0.8, 0.5])
     assert score({}, "mean") is None
+
+
+def test_trades_awp_has_its_authors_network():
+    assert recipe("trades_awp", "cifar10").network["name"] == "wrn_34_10"
