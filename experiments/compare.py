@@ -51,6 +51,7 @@ def _run(argv: list[str]) -> None:
         reports = {name: [read_json(name, "report.json")] for name in options.runs.split(",")}
     else:
         reports = _finish_runs(options, display)
+    check_rows(reports)
     check_comparable(reports)
     content = summarise(reports)
     root = pathlib.Path(options.root)
@@ -95,6 +96,14 @@ def config_of(method: str, seed: int, methods: Sequence[str], root: pathlib.Path
                 raise InputError(f"--methods: {played_by} must come before {method}, which it teaches")
             config.teachers[role].path = str(root / f"{played_by}-{seed}")
     return runs.read(config)
+
+
+def check_rows(reports: dict[str, list[dict[str, Any]]]) -> None:
+    """Raises `InputError` unless every report has results of a last checkpoint."""
+    for name, of_seeds in reports.items():
+        for report in of_seeds:
+            if not any(row["checkpoint"] == "last" for row in report["results"]):
+                raise InputError(f"{name} has no results of a last checkpoint: --runs takes folders of runs")
 
 
 def check_comparable(reports: dict[str, list[dict[str, Any]]]) -> None:

@@ -199,6 +199,8 @@ def create(name: str, attack: TrainingAttack | None = None, **values: Any) -> Me
         InputError: an unknown method or hyperparameter, or a value that it cannot take; names it.
     """
     inner, wrappers = split_name(name)
+    if len(set(wrappers)) < len(wrappers):
+        raise InputError(f"must have each wrapper once, it is {name!r}", "name")
     own = {w: {f: v for f, v in values.items() if f.startswith(f"{w}_")} for w in wrappers}
     rest = {f: v for f, v in values.items() if not any(f in each for each in own.values())}
     method = _make(inner, class_of(inner), attack, rest)

@@ -113,7 +113,8 @@ def create_optimizer(
                 "low_momentum",
             )
     if low:
-        course = schedules.cycle(momentum, low, config.epochs * steps_per_epoch, config.schedule.peak_at)
+        cycle = MOMENTUM_CYCLES[config.schedule.name]
+        course = cycle(momentum, low, config.epochs * steps_per_epoch, config.schedule.peak_at)
         momentum = lambda count: course(count // updates)  # noqa: E731
     own.pop("name")
     return schedules.sgd(lambda count: rate(count // updates), momentum=momentum, **own), rate

@@ -44,6 +44,7 @@ class Teacher(NamedTuple):
         variables: its variables; None until it is trained.
         training: the `Experiment` that trains it; None for a teacher that is given.
         checkpoint: which checkpoint of that experiment it is.
+        member: which of its networks.
     """
 
     role: str
@@ -52,6 +53,7 @@ class Teacher(NamedTuple):
     variables: Any
     training: Any = None
     checkpoint: str = "best"
+    member: str = ""
 
     @property
     def architecture(self) -> str:

@@ -59,8 +59,9 @@ def finish(
         display.line(f"warning: {warning}")
     workdir.check_space(folder, (config.checkpoint.keep + 2) * state_bytes(experiment))
     compilation_cache.enable(config.compilation_cache)
-    workdir.prepare(folder, experiment)
+    workdir.create(folder)
     with alone(folder), listening() as interrupts:
+        workdir.prepare(folder, experiment)
         experiment, known = prepare_teachers(experiment, folder, display, interrupts)
         train(experiment, folder, display, interrupts)
         plots.training(read_metrics(folder / "metrics.jsonl"), folder / "training.png", config.method["name"])
@@ -109,7 +110,7 @@ def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupt
         )
         workdir.prepare(place, training)
         train(training, place, display, interrupts)
-    module, variables = workdir.load_run(place, checkpoint=teacher.checkpoint)
+    module, variables = workdir.load_run(place, teacher.member or None, teacher.checkpoint)
     return teacher._replace(module=module, variables=variables)
 
 

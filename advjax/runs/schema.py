@@ -49,7 +49,17 @@ NOT_TRAINING: tuple[str, ...] = (
 )
 NOT_TRAINING += ("checkpoint", "on_divergence")
 # What a teacher that is trained first takes from its student's config.
-SHARED = ("devices", "parallel", "precision", "data", "evaluation", "log", "compilation_cache")
+SHARED = (
+    "devices",
+    "parallel",
+    "precision",
+    "data",
+    "evaluation",
+    "log",
+    "compilation_cache",
+    "checkpoint",
+    "on_divergence",
+)
 
 AUGMENT = Parsed(data.parse_augment, ", ".join(data.KINDS))
 NETWORK = {"name": "resnet18", "width": 0, "mean": (), "std": ()}

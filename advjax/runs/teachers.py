@@ -78,12 +78,15 @@ def _to_train(config: Config, role: str, options: TeacherConfig, parts: Parts, n
         "seed": (config.seed + 1000 * (number + 1)) % 2**32,
         **{key: plain[key] for key in SHARED},
     }
+    own["evaluation"] = {**plain["evaluation"], "surrogate": ""}  # nothing is crafted for a teacher
     try:
         training = build(own, parts)
     except InputError as error:
         raise InputError(f"teachers.{role}.train: {error}") from None
-    network = training.method.evaluated[0]
-    return Teacher(role, f"teachers/{role}", training.modules[network], None, training, options.checkpoint)
+    network = options.member or training.method.evaluated[0]
+    if network not in training.modules:
+        raise unknown("network of its method", network, training.modules, f"teachers.{role}.member")
+    return Teacher(role, f"teachers/{role}", training.modules[network], None, training, options.checkpoint, network)
 
 
 def _from_run(path: pathlib.Path, field: str, options: TeacherConfig, parts: Parts) -> tuple[nn.Module, Any]:

@@ -95,7 +95,8 @@ def train(
             try:
                 return _Training(experiment, checkpoints, workdir, display, interrupts, rollbacks).run(point)
             except Diverged as error:
-                place = f"step {point.step}" if point.step else "the beginning"
+                checkpoints.wait()
+                place = f"step {checkpoints.last}" if checkpoints.last else "the beginning"
                 if config.on_divergence == "stop" or rollbacks == MOST_ROLLBACKS:
                     raise InputError(
                         f"training diverged, {error}; the last good checkpoint is {place}; try a lower "
@@ -152,7 +153,8 @@ class _Training:
     ) -> None:
         self.experiment, self.checkpoints, self.display = experiment, checkpoints, display
         self.workdir, self.interrupts, self.rollbacks = workdir, interrupts or Interrupts(), rollbacks
-        self.per_epoch, self.meter = experiment.steps_per_epoch, Meter()
+        self.per_epoch = experiment.steps_per_epoch
+        self.meter, self.interval = Meter(), Meter()  # of the epoch, and since the last record within it
         self.pending: collections.deque = collections.deque()
 
     def run(self, point: _Point) -> None:
@@ -178,6 +180,7 @@ class _Training:
                 if step % self.per_epoch == 0:
                     self._end_epoch(step, state)
                 elif self.interrupts.signal or self._due():
+                    self._check_all(step, state)
                     self._save(step, state, {"totals": self.meter.totals()})
                 if self.interrupts.signal:
                     self.checkpoints.wait()
@@ -204,13 +207,17 @@ class _Training:
         self.pending.append((step, metrics))
         self.steps_in_epoch += 1
         if len(self.pending) > 2:
-            shown, values = self.pending.popleft()
-            averages, epoch = average(values), -(-shown // self.per_epoch)
+            shown, averages = self._looked_at(self.pending.popleft())
+            epoch = -(-shown // self.per_epoch)
             self._check(shown, averages, state)
             self.display.update(shown, note=f"epoch {epoch}/{config.epochs}  {_note(averages)}")
         every = config.log.every_steps
-        if every and step % every == 0 and step % self.per_epoch:
-            self.log.write(self._record(step))
+        if every:
+            self.interval.add(metrics)
+        if every and step % every == 0:
+            if step % self.per_epoch:
+                self.log.write(self._record(step, self.interval))
+            self.interval = Meter()
 
     def _check(self, step: int, averages: Mapping[str, float], state: TrainState) -> None:
         """Raises `Diverged` unless the loss, and with `state` every network, is finite."""
@@ -223,13 +230,22 @@ class _Training:
             + (f"; parameters of {', '.join(networks)} are not finite" if networks else "")
         )
 
+    def _check_all(self, step: int, state: TrainState) -> None:
+        """Raises `Diverged` unless the losses that were not looked at yet, and the networks, are finite."""
+        while self.pending:
+            self._check(*self._looked_at(self.pending.popleft()), state)
+        if not is_finite((state.params, state.stats)):
+            self._check(step, {"loss": float("nan")}, state)
+
+    @staticmethod
+    def _looked_at(entry: tuple[int, Any]) -> tuple[int, dict[str, float]]:
+        return entry[0], average(entry[1])
+
     def _end_epoch(self, step: int, state: TrainState) -> None:
         """Validation where it is due, the record, the checkpoint."""
         experiment, config, epoch = self.experiment, self.experiment.config, step // self.per_epoch
-        record = self._record(step)
-        self._check(step, record, state)
-        if not is_finite((state.params, state.stats)):
-            self._check(step, {"loss": float("nan")}, state)
+        record = self._record(step, self.meter)
+        self._check_all(step, state)
         if epoch == config.epochs or epoch % config.validation.every == 0:
             record |= validate(experiment, state.params, state.stats)
         record["seconds"] = round(time.perf_counter() - self.started, 3)
@@ -244,9 +260,9 @@ class _Training:
         self.checkpoints.save(step, state, score, note)
         self.saved_at = time.perf_counter()
 
-    def _record(self, step: int) -> dict[str, Any]:
+    def _record(self, step: int, meter: Meter) -> dict[str, Any]:
         experiment = self.experiment
-        metrics = self.meter.take()  # waits for the device, so that the time is that of the steps
+        metrics = meter.take()  # waits for the device, so that the time is that of the steps
         now = time.perf_counter()
         examples = min(self.steps_in_epoch * experiment.config.batch_size, len(experiment.dataset.train.label))
         return {

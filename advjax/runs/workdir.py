@@ -116,6 +116,22 @@ def choose(method: Method, network: str | None, workdir: str | os.PathLike[str])
     return network or method.evaluated[0]
 
 
+def create(workdir: pathlib.Path) -> None:
+    """Creates the folder of a run if need be.
+
+    Raises:
+        InputError: it cannot be written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise InputError(
+            f"workdir must be a folder that can be written to, {workdir} cannot: {error.strerror}"
+        ) from None
+
+
 def prepare(workdir: pathlib.Path, experiment: Experiment) -> None:
     """Creates the folder of a run with `config.json` and `data.json`, or checks that it is this run's.
 

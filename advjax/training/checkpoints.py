@@ -104,9 +104,7 @@ class Checkpoints:
         Raises:
             Damaged: it does not hold what was saved.
         """
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
-        return self._held(step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore(shapes)))
+        return self._held(step, lambda: self._read(step, like))
 
     def restore_networks(self, step: int) -> dict[str, Any]:
         """`{"params": {name: ...}, "stats": {name: ...}}` of a checkpoint, as NumPy arrays.
@@ -114,8 +112,18 @@ class Checkpoints:
         Raises:
             Damaged: it does not hold what was saved.
         """
-        saved = self._held(step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore()))
+        with ocp.StandardCheckpointer() as reader:
+            saved = self._held(step, lambda: self._read(step, reader.metadata(self._item(step)).item_metadata.tree))
         return jax.tree.map(np.asarray, {"params": saved["params"], "stats": saved["stats"]})
+
+    def _item(self, step: int) -> pathlib.Path:
+        return self._folder / str(step) / "default"
+
+    def _read(self, step: int, like: Any) -> Any:
+        """The state of a checkpoint on one device, however many there were when it was saved."""
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
 
     def _held(self, step: int, restore: Callable[[], Any]) -> Any:
         """What `restore` gives, held to the hash that was noted when it was saved."""

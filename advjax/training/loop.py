@@ -124,6 +124,12 @@ class Trainer:
             raise InputError(
                 f"must be one that sees one view of an image, {type(self.method).__name__} sees more", "method"
             )
+        if self.method.ends(self.phase(epoch)):
+            raise InputError(
+                f"must be one without an end of the epoch, {type(self.method).__name__} has one: use `steps`", "method"
+            )
+        if ids is None and jax.tree.leaves(state.method.per_example):
+            raise InputError("must be given: the method remembers something of every example", "ids")
         images = np.asarray(images)
         on_host: tuple[Any, ...] = (
             np.asarray(to_float(images), np.float32) if images.dtype == np.uint8 else images.astype(np.float32),

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from advjax import load_run, runs
+from advjax import load_run, parallel, runs
 from advjax.errors import InputError, Stopped
 from advjax.evaluate import params_sha256
 from advjax.runs import build
@@ -185,3 +185,25 @@ def test_a_checkpoint_is_held_to_what_was_saved(tmp_path):
     again = Checkpoints(tmp_path / "checkpoints")
     assert again.all == [1]
     again.close()
+
+
+LOADS = """
+import sys
+import numpy as np
+from advjax.training import Checkpoints
+checkpoints = Checkpoints(__import__("pathlib").Path(sys.argv[1]))
+saved = checkpoints.restore_networks(1)
+assert np.array_equal(saved["params"]["a"], np.arange(8.0))
+checkpoints.close()
+"""
+
+
+def test_what_four_devices_saved_is_loaded_where_there_is_one(tmp_path):
+    state = parallel.replicate({"params": {"a": np.arange(8.0, dtype=np.float32)}, "stats": {}}, jax.devices()[:4])
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state)
+    checkpoints.close()
+    one = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    command = [sys.executable, "-c", LOADS, str(tmp_path / "checkpoints")]
+    process = subprocess.run(command, capture_output=True, text=True, env=one)
+    assert process.returncode == 0, process.stderr

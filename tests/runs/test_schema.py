@@ -5,6 +5,7 @@ import importlib
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -212,3 +213,15 @@ def test_the_best_checkpoint_of_bmtard_is_by_the_mean_of_clean_and_robust():
 
 def test_trades_awp_has_its_authors_network():
     assert recipe("trades_awp", "cifar10").network["name"] == "wrn_34_10"
+
+
+def test_one_cycle_moves_the_momentum_along_half_cosines():
+    config = recipe("hat", "cifar10")
+    optimizer, _ = create_optimizer(config, 8, create_method(config))  # 400 steps, the peak after 100
+    state, seen = optimizer.init(jnp.zeros(())), {}
+    for step in range(101):
+        _, state = optimizer.update(jnp.zeros(()), state, jnp.zeros(()))
+        seen[step] = float(state[1].hyperparams["momentum"])
+    # A quarter of the way up a half cosine has come 14.6 % of the way, a line 25 %.
+    assert (seen[0], seen[100]) == pytest.approx((0.95, 0.85), abs=1e-6)
+    assert seen[25] == pytest.approx(0.95 - 0.1 * (1 - np.cos(np.pi / 4)) / 2, abs=1e-6)
