@@ -21,6 +21,7 @@ from advjax.runs.experiment import Experiment
 from advjax.runs.interrupts import Interrupts
 from advjax.runs.networks import network_options
 from advjax.runs.workdir import load_run, open_checkpoints, put_aside, sha256_of
+from advjax.training.checkpoints import Damaged
 
 
 class Subject(NamedTuple):
@@ -150,12 +151,18 @@ def evaluate_experiment(
     examples = evaluation.examples or len(experiment.dataset.test.label)
     test = Split(*(array[:examples] for array in experiment.dataset.test))
     surrogate = _surrogate(experiment)
-    networks, results = {}, []
+    networks, results, damaged = {}, [], []
     for network in experiment.method.evaluated:
         rows: dict[int, list[dict[str, Any]]] = {}
         for checkpoint, epoch in chosen_epochs(experiment, workdir).items():
             if epoch not in rows:
-                module, variables = load_run(workdir, network, checkpoint)
+                try:
+                    module, variables = load_run(workdir, network, checkpoint)
+                except Damaged as error:
+                    if checkpoint == "last":
+                        raise
+                    damaged.append(f"{network}: {error}; there are no results of the best checkpoint")
+                    continue
                 sha256 = params_sha256(variables)
                 rows[epoch] = score(
                     Subject(network, checkpoint, models.logits_fn(module, variables), sha256, config.precision),
@@ -185,6 +192,7 @@ def evaluate_experiment(
         teachers=known,
         doubts=[
             *experiment.dataset.warnings,
+            *damaged,
             *teachers.doubts(known, experiment.dataset.num_classes),
             *(f"{place.name}: it was damaged, and the checkpoint before it used" for place in put_aside(workdir)),
         ],

@@ -109,7 +109,7 @@ def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupt
             f"{config.method['name']}, {teacher.architecture}, {config.epochs} epochs, in {place}"
         )
         workdir.prepare(place, training)
-        train(training, place, display, interrupts)
+    train(training, place, display, interrupts)  # of a finished one, its last checkpoint is held to its hash
     module, variables = workdir.load_run(place, teacher.member or None, teacher.checkpoint)
     return teacher._replace(module=module, variables=variables)
 
