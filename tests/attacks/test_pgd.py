@@ -249,7 +249,7 @@ def test_repeat_is_a_loop_in_every_mode():
         ({"y": Y[:2]}, "same length"),
         ({"steps": -1}, "steps"),
         ({"restarts": 0}, "restarts"),
-        ({"objective": "entropy"}, "unknown objective"),
+        ({"objective": "entropy"}, "objective must be an objective"),
         ({"start": "randn"}, "unknown start"),
         ({"norm": "l3"}, "unknown norm"),
         ({"ids": jnp.arange(3)}, "ids must be one per image"),

@@ -120,8 +120,8 @@ def test_killed_three_times_and_repeated_ends_in_the_same_parameters(finished, t
         return True
 
     def during_a_save():
-        # orbax writes under a temporary name, 3.orbax-checkpoint-tmp, and renames at the end
-        return any((workdir / "checkpoints").glob("3*"))
+        # orbax writes under a temporary name, 30.orbax-checkpoint-tmp, and renames at the end
+        return any((workdir / "checkpoints").glob("30*"))
 
     kill_when(workdir, in_the_middle_of_an_epoch, *SHORT)
     kill_when(workdir, during_a_save, *SHORT)
@@ -146,7 +146,7 @@ def test_killed_three_times_and_repeated_ends_in_the_same_parameters(finished, t
 def test_one_device_resumes_what_four_began(finished, tmp_path):
     """Nearly the same parameters, whatever the number of devices; with three epochs rounding has not grown yet."""
     workdir = tmp_path / "devices"
-    kill_when(workdir, lambda: len(metrics(workdir)) >= 2 and any((workdir / "checkpoints").glob("2")), *SHORT)
+    kill_when(workdir, lambda: len(metrics(workdir)) >= 2 and any((workdir / "checkpoints").glob("20")), *SHORT)
     assert run(workdir, *SHORT, "--config.devices=1").returncode == 0
     import advjax
 
