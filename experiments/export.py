@@ -8,7 +8,6 @@ The files go to the workdir's `export/FORMAT`, or to `--out`. `network.py` besid
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import pathlib
@@ -47,13 +46,8 @@ def main(argv: list[str]) -> int:
     return cli.guarded(_command, argv)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise InputError(message)
-
-
 def _command(argv: list[str]) -> None:
-    parser = _Parser(prog="python -m experiments.export", description=(__doc__ or "").splitlines()[0])
+    parser = cli.Parser("experiments.export", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of a finished run")
     parser.add_argument("--format", required=True, help=", ".join(FORMATS))
     parser.add_argument("--network", help="name in the run's method; the first that it evaluates if absent")

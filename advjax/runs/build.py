@@ -112,6 +112,8 @@ def create_optimizer(
                 "must be 0 unless schedule.name is cyclic or onecycle: the others do not cycle the momentum",
                 "low_momentum",
             )
+        if config.schedule.warmup and config.schedule.name not in ("piecewise", "cosine"):
+            raise InputError("must be 0 unless schedule.name is piecewise or cosine: the others have none", "warmup")
     if low:
         cycle = MOMENTUM_CYCLES[config.schedule.name]
         course = cycle(momentum, low, config.epochs * steps_per_epoch, config.schedule.peak_at)

@@ -195,6 +195,12 @@ def test_fgsm_rs_cycles_its_momentum():
         create_optimizer(wrong, 10, create_method(wrong))
 
 
+def test_a_warmup_that_nothing_reads_is_refused():
+    wrong = runs.read({"schedule": {"name": "cyclic", "warmup": 0.1}})
+    with pytest.raises(InputError, match=r"^schedule\.warmup must be 0 unless schedule\.name is piecewise or cosine"):
+        create_optimizer(wrong, 10, create_method(wrong))
+
+
 @pytest.mark.parametrize("name", ["pgd_at", "at_awp"])
 def test_pgd_at_on_cifar100_has_its_own_statistics_border_and_rotation(name):
     ten, hundred = recipe(name, "cifar10"), recipe(name, "cifar100")
