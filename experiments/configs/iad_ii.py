@@ -8,24 +8,12 @@ batch statistics. Teachers are trained first unless `--config.teachers.NAME.path
 Variant `cifar10-fair` has the one recipe under which all methods are compared.
 """
 
-from experiments.configs import common
+from experiments.configs import ard, common
 
 
 def get_config(variant="cifar10"):
     """Variants: digits, cifar10, cifar100, cifar10-fair."""
-    config = common.get_config("iad_ii")
-    config.optimizer.weight_decay = 2e-4
-    config.schedule.milestones = (0.5,)
-    config.attack.statistics = "batch"
-    return common.variant(config, variant, VARIANTS)
+    return common.variant(ard.recipe("iad_ii"), variant, VARIANTS)
 
 
-def _digits(config):
-    config.attack.statistics = "running"
-
-
-def _cifar100(config):
-    config.batch_size = 256
-
-
-VARIANTS = common.variants(_digits, _cifar100, teachers=("clean", "robust"))
+VARIANTS = common.variants(ard.on_digits, ard.larger_batch, teachers=("clean", "robust"))
