@@ -1,7 +1,7 @@
 """A config of one's own: `python -m experiments.run --config=my_config.py:digits --workdir=runs/ard`."""
 
 from advjax import runs
-from experiments.configs import common, trades
+from advjax.configs import common, trades
 
 
 def get_config(variant="digits"):

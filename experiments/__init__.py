@@ -1,1 +1,1 @@
-"""Command lines, configs, benchmarks and evidence: only what reads `advjax`."""
+"""Command lines from a checkout, benchmarks and evidence: only what reads `advjax`; `configs` is that of `advjax`."""

@@ -1,44 +1,8 @@
-"""Trains and evaluates what a config describes; the same command again resumes, or returns at once when all is done.
-
-python -m experiments.run --config=experiments/configs/pgd_at.py:digits --workdir=runs/pgd_at [--config.field=value ...]
-"""
-
-from __future__ import annotations
+"""`advjax.cli.run`, from a checkout."""
 
 import sys
 
-from absl import flags
-
-from experiments import cli
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "folder of the run; created if need be")
-flags.DEFINE_bool("dry_run", False, "print the resolved config, parameter counts and a time estimate, write nothing")
-flags.DEFINE_bool("list", False, "list configs, methods, networks, data sets and protocols")
-
-
-def main(argv: list[str]) -> int:
-    """Runs the command line and returns the exit status: 0 done, 1 failed, 2 bad input."""
-    return cli.guarded(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
-    if cli.wants_help(argv):
-        return cli.print_help(__doc__)
-    config = cli.parse(argv, required=("workdir",))
-    if config is None:
-        return cli.print_list()
-    from advjax import runs
-
-    if not FLAGS.dry_run:
-        runs.finish(config, FLAGS.workdir)
-        return None
-    from advjax.runs import compilation_cache, estimate
-    from advjax.runs.display import Display
-
-    compilation_cache.enable(config.compilation_cache)
-    return estimate.describe(runs.build(config), Display())
-
+from advjax.cli.run import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

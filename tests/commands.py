@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Forked for every command line before any device is touched; what a command prints, its parent reads from a file.
 _FORKS = """
 import importlib, json, os, sys, tempfile
-import advjax, experiments.run
+import advjax, advjax.cli.run
 advjax.data.load("digits")
 results = []
 for name, *argv in json.load(sys.stdin):

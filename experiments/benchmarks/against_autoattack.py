@@ -57,7 +57,7 @@ def theirs(x: np.ndarray, y: np.ndarray) -> Attack:
         from autoattack import AutoAttack
     except ImportError as error:
         raise InputError(f"this benchmark needs PyTorch and the authors' package autoattack: {error}") from None
-    from experiments.torch_definitions.small_cnn import SmallCNN
+    from advjax.cli.torch_definitions.small_cnn import SmallCNN
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = SmallCNN().eval().to(device)

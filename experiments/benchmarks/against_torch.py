@@ -4,7 +4,7 @@
         [--forms=ours,default,channels_last,compile,...] [--steps=10] [--repeats=3] [--json=FILE]
 
 A network is NAME:width:batch. Both sides take turns in one process on the same device, the same architecture (PyTorch's
-is `experiments/torch_definitions`), SGD with momentum and weight decay, running statistics in the attack. PyTorch gets
+is `advjax/cli/torch_definitions`), SGD with momentum and weight decay, running statistics in the attack. PyTorch gets
 its batch ready made; ours includes gathering, augmentation and metrics. On a GPU PyTorch may use TF32 in float32
 convolutions and products, as ours does, and there are forms in bfloat16: `ours_bfloat16` and `amp...`. A form that fails
 is reported with its error.
@@ -49,7 +49,7 @@ EPS, STEP_SIZE = 8 / 255, 2 / 255
 
 def torch_network(name: str, width: int) -> Any:
     """The PyTorch module that corresponds to one of ours."""
-    from experiments.torch_definitions import resnet, small_cnn, wide_resnet
+    from advjax.cli.torch_definitions import resnet, small_cnn, wide_resnet
 
     if name == "resnet18":
         return resnet.ResNet(width=width)

@@ -58,7 +58,7 @@ def experiment(
         **fields: of the method.
     """
     file, _, variant = name.partition(":")
-    module = importlib.import_module(f"experiments.configs.{file}")
+    module = importlib.import_module(f"advjax.configs.{file}")
     config = schema.plain(schema.read(module.get_config(variant or "cifar10")))
     chosen = {"name": network, "width": width, "mean": (), "std": (), "forward_mode": forward_mode}
     config |= {"batch_size": batch, "precision": precision, "devices": devices, "network": chosen, "networks": {}}

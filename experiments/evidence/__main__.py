@@ -17,11 +17,10 @@ import shutil
 import sys
 import traceback
 
-from advjax import runs
+from advjax import cli, runs
 from advjax.files import write_atomically
 from advjax.runs.display import Display
 from advjax.runs.workdir import is_finished
-from experiments import cli
 from experiments.evidence import page
 from experiments.evidence.sweeps import SWEEPS, Member
 

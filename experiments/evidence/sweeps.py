@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from advjax import runs
-from experiments.configs import common
+from advjax.configs import common
 
 
 class Member(NamedTuple):

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from experiments import compare
-from experiments.compare import config_of, markdown, summarise
+from advjax.cli import compare
+from advjax.cli.compare import config_of, markdown, summarise
 
 
 def report(method, clean, robust, warnings=()):

@@ -5,11 +5,11 @@ import importlib
 import numpy as np
 import pytest
 
+from advjax.cli import config_files
 from advjax.evaluate import mean_over_networks
 from advjax.runs import schema
 from advjax.runs.build import create_optimizer
 from advjax.runs.networks import create_method, create_modules, create_network
-from experiments.cli import config_files
 
 NAMES = [file.stem for file in config_files()]
 ALWAYS = ("seed", "epochs", "batch_size", "network.name", "data.name", "data.path")
@@ -32,7 +32,7 @@ def check(config, classes=10):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variant_describes_what_can_be_built(name):
-    module = importlib.import_module(f"experiments.configs.{name}")
+    module = importlib.import_module(f"advjax.configs.{name}")
     for variant in module.VARIANTS:
         config = module.get_config(variant)
         for field in ALWAYS:

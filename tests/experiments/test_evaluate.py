@@ -109,7 +109,7 @@ def test_weights_file_with_an_architecture(folder):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_input(flags, names, folder, monkeypatch, capsys):
-    from experiments import evaluate
+    from advjax.cli import evaluate
 
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.chdir(folder)

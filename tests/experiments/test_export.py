@@ -11,7 +11,7 @@ import pytest
 
 import advjax
 from advjax import models
-from experiments import export
+from advjax.cli import export
 
 NETWORKS = {
     "tiny_cnn": ({"width": 4}, (8, 6, 1)),

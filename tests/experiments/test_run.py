@@ -219,6 +219,7 @@ def test_a_field_that_does_not_change_the_training_evaluates_again(finished):
 
 BAD_INPUT = [
     (["--config=experiments/configs/quikstart.py"], "did you mean experiments/configs/quickstart.py"),
+    (["--config=pgdat"], "did you mean pgd_at"),
     ([f"--config={PGD_AT}:digit"], "did you mean digits"),
     (["--config.epohcs=3"], "did you mean config.epochs"),
     (["--config.epochs=many"], "config.epochs must be"),

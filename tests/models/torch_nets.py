@@ -7,7 +7,7 @@ from advjax import models
 
 torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 
-from experiments.torch_definitions import convnext, mobilenet_v2, preact_resnet, resnet, small_cnn, vit, wide_resnet  # noqa: E402
+from advjax.cli.torch_definitions import convnext, mobilenet_v2, preact_resnet, resnet, small_cnn, vit, wide_resnet  # noqa: E402
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 RGB = (32, 32, 3)

@@ -18,7 +18,7 @@ from advjax.runs.networks import create_method
 
 def recipe(name, variant):
     """A config of `experiments/configs`, read."""
-    return runs.read(importlib.import_module(f"experiments.configs.{name}").get_config(variant))
+    return runs.read(importlib.import_module(f"advjax.configs.{name}").get_config(variant))
 
 
 def test_a_config_survives_the_way_to_json_and_back():

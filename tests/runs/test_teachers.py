@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from advjax import evaluate, load_run, models
+from advjax.configs import bmtard, natural
 from advjax.errors import InputError
 from advjax.runs import build, finish, schema, teachers
 from advjax.runs.display import Display
@@ -19,7 +20,6 @@ from advjax.runs.finish import TEACHERS, prepare_teachers
 from advjax.runs.metrics import read_metrics
 from advjax.runs.train import first_state, make_trainer
 from advjax.training.checkpoints import Checkpoints
-from experiments.configs import bmtard, natural
 
 
 def plain(config):

@@ -1,0 +1,178 @@
+"""Evaluates a network on any protocol: a finished run, a weights file, or a function of your own.
+
+    python -m experiments.evaluate --workdir=runs/trades --protocol=standard --out=runs/trades-aa
+    python -m experiments.evaluate --weights=model.pt --network=wrn_34_10 --data=cifar10 --eps=0.031 --out=runs/teacher
+    python -m experiments.evaluate --function=my.module:make_logits_fn --data=digits --eps=0.2 --out=runs/mine
+
+`--function` names a function without arguments that returns a `logits_fn`: images [B, H, W, C] in [0, 1] -> logits.
+Outcomes are written to `--out` as they are known; the same command again goes on from there. All devices are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+import advjax
+from advjax import cli, data, evaluate, models, parallel, threat
+from advjax.attacks.engine.inputs import check_radius
+from advjax.errors import InputError
+from advjax.numbers import number
+from advjax.runs import Config, compilation_cache
+from advjax.runs.build import load_data
+from advjax.runs.display import Display
+from advjax.runs.evaluate import Subject, Surrogate, score, write_report
+from advjax.runs.networks import create_method
+from advjax.runs.workdir import read_config, sha256_of
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit status: 0 done, 1 failed, 2 bad input."""
+    return cli.guarded(_run, argv)
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = cli.Parser("experiments.evaluate", __doc__)
+    parser.add_argument("--workdir", default="", help="folder of a finished run")
+    parser.add_argument(
+        "--weights", default="", help="weights file: PyTorch, safetensors or DeepMind's .npy; needs --network"
+    )
+    parser.add_argument("--function", default="", help="module:function that returns a logits_fn")
+    parser.add_argument("--network", default="", help="architecture of --weights, or which network of a run")
+    parser.add_argument(
+        "--options", default="{}", help='options of the architecture as JSON, e.g. {"mean": [0.5], "std": [0.2]}'
+    )
+    parser.add_argument("--checkpoint", default="best", help="of a run: best or last")
+    parser.add_argument("--protocol", default="fast", help="see python -m experiments.run --list")
+    parser.add_argument("--norm", default="", help="linf, l2 or l1; a run knows its own")
+    parser.add_argument("--eps", default="", help="radius, e.g. 8/255; a run knows its own")
+    parser.add_argument("--data", default="", help="data set; a run knows its own")
+    parser.add_argument("--data_path", default="", help="npz file, folder of shards or images")
+    parser.add_argument("--examples", default=0, type=int, help="the first n test images; 0: all")
+    parser.add_argument("--batch_size", default=0, type=int, help="images at a time; 0: what suits the machine")
+    parser.add_argument("--seed", default=0, type=int, help="of the attacks")
+    parser.add_argument(
+        "--surrogate", default="", help="folder of a finished run on which transfer attacks are crafted"
+    )
+    parser.add_argument("--out", default="", help="folder for report and records")
+    parser.add_argument("--compilation_cache", default="auto", help="auto, off or a folder")
+    return parser.parse_args(argv[1:])
+
+
+def _run(argv: list[str]) -> None:
+    options = _options(argv)
+    sources = [name for name in ("workdir", "weights", "function") if getattr(options, name)]
+    if len(sources) != 1:
+        raise InputError(f"exactly one of --workdir, --weights and --function must be given, not {sources or 'none'}")
+    if options.examples < 0:
+        raise InputError(f"--examples must be at least 0 (0: all), it is {options.examples}")
+    if options.batch_size < 0:
+        raise InputError(f"--batch_size must be at least 0 (0: what suits the machine), it is {options.batch_size}")
+    if not options.out:
+        raise InputError("--out is missing: --out=FOLDER")
+    compilation_cache.enable(options.compilation_cache)
+    known = read_config(options.workdir) if options.workdir else None
+    norm = threat.canonical_norm(options.norm or (known.attack.norm if known else "linf"))
+    eps = options.eps or (known.attack.eps if known else "")
+    if not eps:
+        raise InputError("--eps is missing: --eps=8/255, say")
+    dataset = _load_data(options, known)
+    check_radius(norm, number(eps, "--eps"), dataset.image_shape, "--eps")
+    radii = dict(vars(known.evaluation.radii)) if known else None
+    attacks = evaluate.protocol(options.protocol, norm, eps, radii)
+    subject, architecture = _subject(options, dataset, known)
+    surrogate = None
+    if options.surrogate:
+        surrogate = Surrogate(options.surrogate, advjax.logits_fn(*advjax.load_run(options.surrogate)))
+    examples = options.examples or len(dataset.test.label)
+    test = data.Split(*(array[:examples] for array in dataset.test))
+    out = pathlib.Path(options.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out must be a folder that can be written to: {error.strerror}") from None
+    display = Display()
+    results = score(
+        subject,
+        attacks,
+        test,
+        protocol=options.protocol,
+        directory=out,
+        display=display,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        devices=parallel.local_devices(),
+        surrogate=surrogate,
+    )
+    settings = {name: getattr(options, name) for name in ("protocol", "examples", "seed", "data", "surrogate")}
+    report = evaluate.assemble(
+        known.method["name"] if known else subject.name,
+        hashlib.sha256(json.dumps([settings, subject.sha256]).encode()).hexdigest()[:12],
+        norm,
+        number(eps),
+        {subject.name: {"architecture": architecture, "params_sha256": subject.sha256}},
+        results,
+        data={"name": dataset.name, "test_sha256": sha256_of(dataset.test)},
+    )
+    write_report(out, report, display)
+
+
+def _load_data(options: argparse.Namespace, known: Config | None) -> data.Dataset:
+    if options.data:
+        return data.load(options.data, options.data_path or None)
+    if known is None:
+        raise InputError("--data is missing: --data=cifar10, say")
+    return load_data(dataclasses.replace(known.data, path=options.data_path or known.data.path))
+
+
+def _subject(options: argparse.Namespace, dataset: data.Dataset, known: Config | None) -> tuple[Subject, str]:
+    """The network to be scored, and its architecture's name."""
+    precision = ""
+    if known is not None:
+        precision = known.precision
+        module, variables = advjax.load_run(options.workdir, options.network or None, options.checkpoint)
+        name, checkpoint = options.network or create_method(known).evaluated[0], options.checkpoint
+    elif options.weights:
+        if not options.network:
+            raise InputError(f"--network is missing: the architecture of --weights, one of {', '.join(models.names())}")
+        try:
+            settings = json.loads(options.options)
+        except json.JSONDecodeError as error:
+            raise InputError(f"--options must be JSON such as {{}}: {error}") from None
+        module = models.create(options.network, dataset.num_classes, **settings)
+        variables = models.load_torch(options.weights, module, dataset.image_shape)
+        name, checkpoint = pathlib.Path(options.weights).stem, "given"
+    else:
+        logits_fn = _function(options.function)
+        # The function's name stands for its weights, which cannot be seen from here.
+        return Subject(options.function, "given", logits_fn, options.function, "float32"), options.function
+    sha256 = evaluate.params_sha256(variables)
+    architecture, _ = models.describe(module)
+    logits_fn = advjax.logits_fn(module, variables)
+    return Subject(name, checkpoint, logits_fn, sha256, precision or getattr(module, "dtype", "float32")), architecture
+
+
+def _function(name: str) -> Callable:
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise InputError(f"--function must be module:function, it is {name!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--function={name} cannot be imported: {error}") from None
+    logits_fn = make()
+    if not callable(logits_fn):
+        raise InputError(f"--function={name} must return a logits_fn, it returned {type(logits_fn).__name__}")
+    return logits_fn
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

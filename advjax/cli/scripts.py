@@ -1,0 +1,28 @@
+"""The console scripts `advjax-train`, `advjax-evaluate`, `advjax-compare` and `advjax-export`."""
+
+import importlib
+import sys
+
+
+def _run(command: str) -> int:
+    return importlib.import_module(f"advjax.cli.{command}").main(sys.argv)
+
+
+def train() -> int:
+    """`python -m experiments.run`."""
+    return _run("run")
+
+
+def evaluate() -> int:
+    """`python -m experiments.evaluate`."""
+    return _run("evaluate")
+
+
+def compare() -> int:
+    """`python -m experiments.compare`."""
+    return _run("compare")
+
+
+def export() -> int:
+    """`python -m experiments.export`."""
+    return _run("export")

@@ -1,0 +1,31 @@
+"""FAT (Zhang et al. 2020): friendly adversarial training, the attack stops a few steps after it succeeds.
+
+    python -m experiments.run --config=experiments/configs/fat.py:digits --workdir=runs/fat-digits
+    python -m experiments.run --config=experiments/configs/fat.py:cifar10 --workdir=runs/fat
+
+The authors' recipe: WRN-32-10, 120 epochs, SGD 0.1, /10 from epoch 60, /100 from 90, /200 from 110 (counted from 1),
+weight decay 2e-4, eps 0.031.
+Variant `cifar10-fair` has the one recipe under which all methods are compared.
+"""
+
+from advjax.configs import common
+
+
+def get_config(variant="cifar10"):
+    """Variants: digits, cifar10, cifar100, cifar10-fair."""
+    config = common.get_config("fat")
+    config.network.update({"name": "wrn_34_10", "depth": 32})
+    config.epochs = 120
+    config.optimizer.weight_decay = 2e-4
+    config.schedule.update({"milestones": (59 / 120, 89 / 120, 109 / 120)})
+    with config.schedule.ignore_type():
+        config.schedule.factor = (0.1, 0.1, 0.5)
+    return common.variant(config, variant, VARIANTS)
+
+
+def _digits(config):
+    del config.network.depth
+    common.plain_course(config)
+
+
+VARIANTS = common.variants(_digits)
