@@ -134,7 +134,7 @@ def autoattack(
     network_hash: str | None = None,
     non_finite: str = "broken",
     devices: Sequence[jax.Device] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int, int], None] | None = None,
 ) -> AutoAttackResult:
     """AutoAttack (Croce and Hein 2020; reference implementation fra31/auto-attack, commit a392200).
 
@@ -170,7 +170,7 @@ def autoattack(
         non_finite: what NaN or infinite logits of an attacked image count as, `"broken"` or `"robust"` (flagged either
             way).
         devices: those to use; all local ones if absent.
-        progress: called with (attack, attempts settled, attempts in all) as they are.
+        progress: called with (attack, attempts settled, attempts in all, images that stand) as they are.
 
     Returns:
         `AutoAttackResult`, on the host.
@@ -211,7 +211,7 @@ def cascade(
     network_hash: str | None = None,
     non_finite: str = "broken",
     devices: Sequence[jax.Device] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int, int], None] | None = None,
 ) -> AutoAttackResult:
     """AutoAttack's machinery for any sequence of its attacks, e.g. `attacks=("apgd_ce",)`; not to be called AutoAttack.
 
@@ -370,7 +370,7 @@ class _Cascade:
         record.add(fresh)
 
     def attack(self, index: int, record: Record) -> None:
-        """Runs one stage on what still stands, or takes its OUTCOMESFROM the record."""
+        """Runs one stage on what still stands, or takes its outcomes from the record."""
         begin = time.perf_counter()
         name, attack, trials = self.stages[index]
         rank = self.first_rank[index]
@@ -400,7 +400,7 @@ class _Cascade:
                 self._settle(index, attempt)
             record.add([(self._entry(index, attempt), attempt.x_adv) for attempt in attempts])
             settled += len(attempts)
-            self.progress(name, settled, total)
+            self.progress(name, settled, total, int((self.broken_at > rank).sum()))
         self.seconds[name] = time.perf_counter() - begin
 
     def _entry(self, index: int, attempt: Attempt) -> dict[str, Any]:

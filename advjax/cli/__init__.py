@@ -21,8 +21,10 @@ from advjax.errors import InputError, Stopped, unknown
 
 if TYPE_CHECKING:  # importing it loads JAX, which a wrong flag need not wait for
     from advjax.runs import Config
+    from advjax.runs.display import Display
 
 FLAGS = flags.FLAGS
+OWN_FLAGS = ("config", "workdir", "dry_run", "quiet", "json", "list")
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 config_flags.DEFINE_config_file(
     "config", None, "NAME[:variant] or FILE[:variant], e.g. trades:digits or experiments/configs/trades.py:digits"
@@ -40,6 +42,9 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+        self.add_argument("--quiet", action="store_true", help="print only warnings and the table of results")
+        self.add_argument("--json", action="store_true", help="print one JSON object a line")
+
     def error(self, message: str) -> Any:
         raise InputError(message)
 
@@ -48,6 +53,19 @@ def program(module: str) -> str:
     """What a command is called: `advjax-evaluate` where that was typed, `python -m experiments.evaluate` otherwise."""
     typed = pathlib.Path(sys.argv[0]).name
     return typed if typed.startswith("advjax-") else f"python -m {module}"
+
+
+def display(quiet: bool, as_json: bool) -> Display:
+    """The terminal as `--quiet` or `--json` have it.
+
+    Raises:
+        InputError: both at once.
+    """
+    from advjax.runs.display import Display
+
+    if quiet and as_json:
+        raise InputError("--quiet and --json exclude each other")
+    return Display(form="quiet" if quiet else "json" if as_json else "text")
 
 
 def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
@@ -89,7 +107,7 @@ def print_help(documentation: str | None) -> None:
     from advjax.runs import schema
 
     print((documentation or "").strip(), "\n\nflags")
-    for name in ("config", "workdir", "dry_run", "list"):
+    for name in OWN_FLAGS:
         print(f"  --{name:<12} {FLAGS[name].help.splitlines()[0]}")
     print("\nfields of a config (--config.FIELD=VALUE); a method and its attack have their own defaults")
     for name, default, allowed, help in schema.describe():
@@ -223,7 +241,9 @@ def _shown(file: pathlib.Path) -> str:
 def _flag_error(error: flags.Error) -> InputError:
     if isinstance(error, flags.UnrecognizedFlagError):
         return unknown(
-            "flag", f"--{error.flagname}", [f"--{name}" for name in ("config", "workdir", "dry_run", "list")]
+            "flag",
+            f"--{error.flagname}",
+            [f"--{name}" for name in OWN_FLAGS],
         )
     text = str(error)
     if text.startswith("flag --config."):

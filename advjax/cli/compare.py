@@ -45,7 +45,7 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE of every run's config; may be repeated")
     parser.add_argument("--runs", default="", help="folders of finished runs to compare instead")
     options = parser.parse_args(argv[1:])
-    display = Display()
+    display = cli.display(options.quiet, options.json)
     if options.runs:
         reports = {name: [read_json(name, "report.json")] for name in options.runs.split(",")}
     else:

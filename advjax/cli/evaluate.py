@@ -27,7 +27,6 @@ from advjax.errors import InputError
 from advjax.numbers import number
 from advjax.runs import Config, compilation_cache
 from advjax.runs.build import load_data
-from advjax.runs.display import Display
 from advjax.runs.evaluate import Subject, Surrogate, score, write_report
 from advjax.runs.networks import create_method
 from advjax.runs.workdir import read_config, sha256_of
@@ -98,7 +97,7 @@ def _run(argv: list[str]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out must be a folder that can be written to: {error.strerror}") from None
-    display = Display()
+    display = cli.display(options.quiet, options.json)
     results = score(
         subject,
         attacks,

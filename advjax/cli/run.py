@@ -15,6 +15,8 @@ from advjax import cli
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "folder of the run; created if need be")
 flags.DEFINE_bool("dry_run", False, "print the resolved config, parameter counts and a time estimate, write nothing")
+flags.DEFINE_bool("quiet", False, "print only warnings and the table of results")
+flags.DEFINE_bool("json", False, "print one JSON object a line: run, epoch, attack, warning, progress, report")
 flags.DEFINE_bool("list", False, "list configs, methods, networks, data sets and protocols")
 
 
@@ -30,15 +32,14 @@ def _run(argv: list[str]) -> None:
     if config is None:
         return cli.print_list()
     from advjax import runs
-
-    if not FLAGS.dry_run:
-        runs.finish(config, FLAGS.workdir)
-        return None
     from advjax.runs import compilation_cache, estimate
-    from advjax.runs.display import Display
 
+    display = cli.display(FLAGS.quiet, FLAGS.json)
+    if not FLAGS.dry_run:
+        runs.finish(config, FLAGS.workdir, display)
+        return None
     compilation_cache.enable(config.compilation_cache)
-    return estimate.describe(runs.build(config), Display())
+    return estimate.describe(runs.build(config), display)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from advjax.evaluate.protocols import Attack, LogitsFn
 from advjax.parallel import Devices
 from advjax.seeds import check_seed
 
-Progress = Callable[[int, int], None]
+# Called with how many images are done, of how many, and how many of these still stand.
+Progress = Callable[[int, int, int], None]
 
 
 class Outcome(NamedTuple):
@@ -76,7 +77,7 @@ def attack_dataset(
     batch_size: int = 0,
     devices: Sequence[jax.Device] | None = None,
     surrogate: LogitsFn | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda done, total, standing: None,
     record_path: str | os.PathLike[str] | None = None,
     network_hash: str | None = None,
     non_finite: str = "broken",
@@ -95,7 +96,7 @@ def attack_dataset(
             suits the devices.
         devices: where to run; this host's if absent.
         surrogate: the network that the examples are crafted on, if another (transfer attack, `craft` only).
-        progress: called with what is done and the total.
+        progress: called with how many images are done, the total, and how many are not broken.
         record_path: file to which every outcome is appended as it is known; the same call again goes on from there.
             The file knows the network, by its weights or by its logits on fixed images, and refuses another one.
         network_hash: a name for the network beside that.
@@ -143,10 +144,10 @@ def _run_stages(logits_fn, attack, stages, split, place, *, seed, progress, **op
     n = len(split.label)
     costs = {each.name: _cost(each) for each in stages}
 
-    def whole(name: str, done: int, total: int) -> None:
+    def whole(name: str, done: int, total: int, standing: int) -> None:
         """The share of the cascade that is behind, as a number of images."""
         before = sum(list(costs.values())[: list(costs).index(name)])
-        progress(int(n * (before + costs[name] * done / total) / sum(costs.values())), n)
+        progress(int(n * (before + costs[name] * done / total) / sum(costs.values())), n, standing)
 
     result = cascade(
         logits_fn,
@@ -210,7 +211,7 @@ def _run_craft(
                 raised["constant"][rows] = len(rows) > 1 and (logits == logits[0]).all()
             robust[rows], known[rows] = ~wrong, True
             record.add((_entry(attack, split, i, bool(robust[i]), raised, passes), None) for i in rows)
-            progress(int(known.sum()), n)
+            progress(int(known.sum()), n, int(robust.sum() + (~known).sum()))
     finally:
         record.close()
     flags = [f"{name}: {_RAISED[name]}" for name in ("probabilities", "constant") if raised[name].all()]

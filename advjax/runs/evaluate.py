@@ -78,8 +78,8 @@ def score(
     def on_start(attack: Attack, total: int) -> None:
         display.start(f"{where}: {attack.name}", total)
 
-    def progress(done: int, total: int) -> None:
-        display.update(done, total)
+    def progress(done: int, total: int, standing: int) -> None:
+        display.update(done, total, f"{standing} stand")
         if interrupts and interrupts.signal:
             display.stop()
             said = f"stopped by {interrupts.name} during the evaluation; the same command goes on where it was"
@@ -101,7 +101,7 @@ def score(
             surrogate=surrogate.name if surrogate else None,
         )
         rows.append(row)
-        display.line(f"{where}: {attack.name:<14} {row['accuracy']:7.2%}  of {row['n']} images")
+        display.event("attack", f"{where}: {attack.name:<14} {row['accuracy']:7.2%}  of {row['n']} images", **row)
 
     outcomes = run_protocol(
         subject.logits_fn,
@@ -229,7 +229,8 @@ def _surrogate(experiment: Experiment) -> Surrogate | None:
 def write_report(folder: pathlib.Path, report: dict[str, Any], display: Display) -> None:
     """Writes `report.md` and `report.json`, each whole or not at all; the JSON last: it marks the run as finished."""
     for warning in report["warnings"]:
-        display.line(f"warning: {warning}")
+        display.warning(warning)
     write_atomically(folder / "report.md", evaluate.markdown(report))
     write_json(folder / "report.json", report)
-    display.line(f"report: {folder / 'report.md'}")
+    display.results(report["results"])
+    display.event("report", f"report: {folder / 'report.md'}", path=str(folder / "report.json"))

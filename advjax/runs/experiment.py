@@ -120,6 +120,27 @@ class Experiment(NamedTuple):
         return schema.plain(self.config)
 
     @property
+    def summary(self) -> dict[str, str]:
+        """What a person wants to see first, a line each."""
+        config, dataset = self.config, self.dataset
+        networks = {
+            name: f"{models.describe(module)[0]}, {models.parameter_count(module, dataset.image_shape):,} parameters"
+            for name, module in self.modules.items()
+        }
+        same = len(set(networks.values())) == 1
+        if same and len(networks) > 1:
+            networks = {"networks": f"{len(networks)} x {next(iter(networks.values()))}"}
+        return {
+            "method": config.method["name"],
+            "data": f"{dataset.name}: {len(dataset.train.label):,} images to train, {len(self.validation.label):,} to "
+            f"validate, {len(dataset.test.label):,} to test",
+            **{name.replace("model", "network"): described for name, described in networks.items()},
+            "threat_model": f"{self.norm} {config.attack.eps}",
+            "course": f"{config.epochs} epochs of {self.steps_per_epoch} steps, batch {config.batch_size}",
+            "devices": f"{len(self.devices)} x {self.devices[0].device_kind}",
+        }
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps in an epoch, the last one padded."""
         return -(-len(self.dataset.train.label) // self.config.batch_size)

@@ -55,8 +55,9 @@ def finish(
         display.line(f"finished already: {folder / 'report.md'}")
         return read_json(folder, "report.json")
     experiment = build(config)
+    display.header(**experiment.summary, folder=str(folder))
     for warning in experiment.dataset.warnings:
-        display.line(f"warning: {warning}")
+        display.warning(warning)
     workdir.check_space(folder, (config.checkpoint.keep + 2) * state_bytes(experiment))
     compilation_cache.enable(config.compilation_cache)
     workdir.create(folder)

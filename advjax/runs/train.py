@@ -20,7 +20,7 @@ from advjax.runs.build import create_optimizer
 from advjax.runs.display import Display, summary
 from advjax.runs.experiment import Experiment
 from advjax.runs.interrupts import Interrupts
-from advjax.runs.metrics import MetricsLog
+from advjax.runs.metrics import MetricsLog, read_metrics
 from advjax.training import Checkpoints, Meter, StepConfig, Trainer, average
 from advjax.training.checkpoints import Damaged
 from advjax.training.state import TrainState
@@ -119,7 +119,7 @@ def _resume(experiment: Experiment, checkpoints: Checkpoints, workdir: pathlib.P
             failure = failure or error
             continue
         if failure:
-            display.line(f"warning: {failure}; the one before it, {step}, is used")
+            display.warning(f"{failure}; the one before it, {step}, is used")
             for damaged in (number for number in checkpoints.all if number > step):
                 checkpoints.put_aside(damaged, workdir / f"damaged-checkpoint-{damaged}")
         if step < experiment.config.epochs * experiment.steps_per_epoch:
@@ -163,9 +163,18 @@ class _Training:
         trainer = make_trainer(experiment, self.rollbacks)
         self.meter.restore(point.note.get("totals"))
         self.log = MetricsLog(self.workdir, point.step, experiment.writers)
+        self.best = max(
+            (
+                (value, record["epoch"])
+                for record in read_metrics(self.workdir / "metrics.jsonl")
+                if (value := score(record, experiment.method.best_by)) is not None
+            ),
+            default=(-math.inf, 0),
+        )
         self.started = time.perf_counter() - self.log.seconds
         self.saved_at = time.perf_counter()
         self._begin_epoch()
+        self.display.event("compiling", "compiling the training step")
         self.display.start("training", config.epochs * self.per_epoch, point.step)
         steps = trainer.steps(
             trainer.place(point.state),
@@ -191,6 +200,14 @@ class _Training:
         finally:
             self.display.stop()
             self.log.close()
+
+    def _best(self, record: Mapping[str, float], epoch: int) -> str:
+        """In words, which epoch is the best so far."""
+        value = score(record, self.experiment.method.best_by)
+        if value is not None and value >= self.best[0]:
+            self.best = value, epoch
+            return "best so far"
+        return f"best: epoch {self.best[1]}" if self.best[1] else ""
 
     def _begin_epoch(self) -> None:
         self.epoch_started, self.steps_in_epoch = time.perf_counter(), 0
@@ -252,7 +269,12 @@ class _Training:
         # The record before the checkpoint: a crash between the two leaves a line too many, which resuming cuts.
         self.log.write(record)
         self._save(step, state, {}, score(record, experiment.method.best_by))
-        self.display.line(f"epoch {epoch:>{len(str(config.epochs))}}/{config.epochs}  {summary(record)}")
+        best = self._best(record, epoch)
+        self.display.event(
+            "epoch",
+            f"epoch {epoch:>{len(str(config.epochs))}}/{config.epochs}  {summary(record)}  {best}".rstrip(),
+            **record,
+        )
         self._begin_epoch()
 
     def _save(self, step: int, state: TrainState, note: dict[str, Any], score: float | None = None) -> None:

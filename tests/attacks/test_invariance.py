@@ -106,7 +106,7 @@ class Killed(Exception):
 def interrupted(path, at, **options):
     """A run that ends in the middle of an attack and leaves half a line and half an image."""
 
-    def interrupt(name, done, total):
+    def interrupt(name, done, total, standing):
         if name == at:
             raise Killed
 
@@ -138,7 +138,7 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, at):
     assert_same(run(record_path=path, **options), whole)
     assert len(path.read_text().splitlines()) > lines
 
-    def never(name, done, total):
+    def never(name, done, total, standing):
         raise AssertionError("nothing is left to do")
 
     assert_same(run(progress=never, record_path=path, **options), whole)

@@ -154,14 +154,14 @@ def test_logits_of_an_attacked_image_that_are_not_finite_are_flagged(split, tmp_
 def test_progress_reaches_the_end(split):
     seen = []
     evaluate.attack_dataset(
-        network, evaluate.clean(), split, batch_size=16, progress=lambda done, total: seen.append(done)
+        network, evaluate.clean(), split, batch_size=16, progress=lambda done, total, standing: seen.append(done)
     )
     assert seen[-1] == 50
     assert seen == sorted(seen)
     seen.clear()
     attack = evaluate.protocols.stages("two", "linf", 0.02, "apgd_ce", "square_50")
     evaluate.attack_dataset(
-        network, attack, split, batch_size=50, progress=lambda done, total: seen.append((done, total))
+        network, attack, split, batch_size=50, progress=lambda done, total, standing: seen.append((done, total))
     )
     assert seen == sorted(seen)
     assert 0 < seen[0][0] < seen[-1][0] <= 50 == seen[0][1]

@@ -213,7 +213,7 @@ def test_another_experiment_in_the_workdir_is_refused(finished):
 def test_a_field_that_does_not_change_the_training_evaluates_again(finished):
     result = run(finished, *SHORT, "--config.evaluation.examples=100")
     assert result.returncode == 0, result.stderr
-    assert "epoch" not in result.stdout
+    assert "train clean" not in result.stdout  # no line about an epoch
     assert {row["n"] for row in report(finished)["results"]} == {100}
 
 

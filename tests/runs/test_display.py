@@ -1,5 +1,7 @@
 """What the terminal shows, and which checkpoints stay."""
 
+import json
+
 import pytest
 
 from advjax.runs.display import Display, duration, summary
@@ -24,6 +26,47 @@ def test_display_prints_lines_in_every_mode(live, capsys):
     display.line("epoch 1/2")
     display.stop()
     assert "epoch 1/2" in capsys.readouterr().out
+
+
+def test_the_time_left_counts_no_compilation(monkeypatch, capsys):
+    clock = iter([0.0, 100.0, 101.0, 120.0])  # start; the first step, compiled; two more
+    monkeypatch.setattr("advjax.runs.display.time.perf_counter", lambda: next(clock))
+    display = Display(live=False)
+    display.start("training", 10)
+    for done in (1, 2, 3):
+        display.update(done, note="loss 1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["  training 1/10  loss 1", "  training 3/10  loss 1  1:10 left"]
+
+
+RESULTS = [
+    {"attack": attack, "network": "model", "checkpoint": checkpoint, "accuracy": accuracy}
+    for checkpoint, attack, accuracy in [("best", "clean", 0.9), ("best", "pgd20", 0.5), ("last", "clean", 0.8)]
+]
+
+
+def test_quiet_says_warnings_and_the_table(capsys):
+    display = Display(live=False, form="quiet")
+    display.header(method="pgd_at")
+    display.line("epoch 1")
+    display.warning("near chance")
+    display.results(RESULTS)
+    out = capsys.readouterr().out
+    assert "pgd_at" not in out and "epoch" not in out and "warning: near chance" in out
+    assert [line.split() for line in out.splitlines() if line.startswith((" clean", " pgd20"))] == [
+        ["clean", "90.0%", "80.0%"],
+        ["pgd20", "50.0%", "-"],
+    ]
+
+
+def test_json_is_an_object_a_line(capsys):
+    display = Display(form="json")
+    display.header(threat_model="linf 8/255")
+    display.event("epoch", "for people", epoch=1, loss=0.5, name="[red]x[/red] " + "y" * 300)
+    display.results(RESULTS)
+    run, epoch = map(json.loads, capsys.readouterr().out.splitlines())
+    assert run == {"event": "run", "threat_model": "linf 8/255"}
+    assert epoch == {"event": "epoch", "epoch": 1, "loss": 0.5, "name": "[red]x[/red] " + "y" * 300}
 
 
 def test_duration():
