@@ -19,10 +19,10 @@ from advjax.methods import Method
 from advjax.numbers import number
 from advjax.runs import schema, teachers
 from advjax.runs.experiment import Experiment, Parts
-from advjax.runs.metrics import TensorBoard, Writer, make_writers
 from advjax.runs.networks import check_fits, create_method, create_modules
 from advjax.runs.schema import Config, DataConfig
 from advjax.runs.workdir import load_run
+from advjax.runs.writers import TensorBoard, Writer, make_writers
 from advjax.training import schedules
 
 

@@ -16,8 +16,8 @@ from advjax.evaluate import Attack
 from advjax.methods import Method
 from advjax.numbers import number
 from advjax.runs import schema
-from advjax.runs.metrics import Writer
 from advjax.runs.schema import Config
+from advjax.runs.writers import Writer
 
 
 class Parts(NamedTuple):

@@ -24,6 +24,7 @@ from advjax.runs.metrics import read_metrics
 from advjax.runs.schema import Config
 from advjax.runs.teachers import epochs_done, near_chance
 from advjax.runs.train import state_bytes, train
+from advjax.runs.writers import publish
 
 TEACHERS = "teachers.json"
 TEACHER_EXAMPLES = 1000
@@ -67,6 +68,7 @@ def finish(
         train(experiment, folder, display, interrupts)
         plots.training(read_metrics(folder / "metrics.jsonl"), folder / "training.png", config.method["name"])
         report = evaluate_experiment(experiment, folder, display, known, interrupts)
+        publish(experiment.writers, folder, config.epochs * experiment.steps_per_epoch, report)
         write_report(folder, report, display)
     compiling.forget_programs()  # a comparison finishes many runs in one process
     return report

@@ -5,56 +5,10 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from advjax import plugins
-from advjax.errors import InputError
 from advjax.files import write_atomically
-
-
-class Writer(Protocol):
-    """What takes the records of a training: `package.module:Class`, made as `Class(workdir, step)`.
-
-    `step` is the step that the run resumes at; later records of an earlier attempt are void.
-    """
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Takes a record: `step`, `epoch`, `seconds`, `loss` and more, numbers by name."""
-
-    def close(self) -> None:
-        """No record comes after."""
-
-
-class TensorBoard:
-    """TensorBoard events in the folder `tensorboard`."""
-
-    def __init__(self, workdir: pathlib.Path, step: int) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Every number of the record as a scalar."""
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._events.add_scalar(name, value, record["step"])
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._events.close()
-
-
-def make_writers(names: Sequence[str]) -> list[type[Writer]]:
-    """The classes of writers by name; looked up before a run begins.
-
-    Raises:
-        InputError: no such class.
-    """
-    found = [plugins.resolve(name, "writer") for name in names]
-    for name, cls in zip(names, found, strict=True):
-        if not all(hasattr(cls, each) for each in ("write", "close")):
-            raise InputError(f"must have the methods write and close, {name} has not", "log.writers")
-    return found
+from advjax.runs.writers import Writer
 
 
 class MetricsLog:

@@ -158,7 +158,7 @@ class LogConfig(Group):
 
     every_steps: int = field(0, at_least(0), "metrics within an epoch, too, every so many steps; 0: not")
     tensorboard: bool = field(True, help="write TensorBoard events")
-    writers: tuple[str, ...] = field((), help="further writers of the metrics, package.module:Class")
+    writers: tuple[str, ...] = field((), help="further writers of the metrics: wandb, mlflow, package.module:Class")
 
 
 @dataclasses.dataclass(frozen=True)

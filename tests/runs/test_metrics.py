@@ -5,7 +5,8 @@ import json
 import pytest
 
 from advjax.errors import InputError
-from advjax.runs.metrics import MetricsLog, TensorBoard, make_writers, read_metrics
+from advjax.runs.metrics import MetricsLog, read_metrics
+from advjax.runs.writers import TensorBoard, make_writers, publish
 
 
 class Kept:
@@ -77,3 +78,45 @@ def test_writers_by_name():
         make_writers(["advjax.runs.metrics:read_metrics"])
     with pytest.raises(InputError, match="did you mean Kept"):
         make_writers(["tests.runs.test_metrics:Keept"])
+    with pytest.raises(InputError, match="unknown writer 'wandbb'; did you mean wandb"):
+        make_writers(["wandbb"])
+
+
+REPORT = {"results": [{"network": "model", "checkpoint": "best", "attack": "pgd20", "accuracy": 0.25}]}
+
+
+def trained(tmp_path, writer):
+    """A run that stops at step 2, goes on, and is reported."""
+    (tmp_path / "config.json").write_text('{"method": {"name": "trades", "beta": 6.0}}')
+    for steps in ((1, 2), (3,)):
+        log = MetricsLog(tmp_path, steps[0] - 1, [writer])
+        for step in steps:
+            log.write(record(step, note="text"))
+        log.close()
+    publish([writer], tmp_path, 3, REPORT)
+
+
+def test_mlflow_has_one_run_with_config_course_and_results(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "store").as_uri())
+    trained(tmp_path, *make_writers(["mlflow"]))
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs(["0"])
+    assert run.data.params == {"method.name": "trades", "method.beta": "6.0"}
+    assert [m.value for m in client.get_metric_history(run.info.run_id, "loss")] == [1.0, 0.5, 1 / 3]
+    assert run.data.metrics["model/best/pgd20"] == 0.25
+    assert run.info.status == "FINISHED"
+
+
+def test_wandb_goes_on_in_the_run_it_began(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    trained(tmp_path, *make_writers(["wandb"]))
+    identity = (tmp_path / "wandb-run.txt").read_text()
+    files = list((tmp_path / "wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb"))
+    assert len(files) >= 1
+    content = b"".join(file.read_bytes() for file in files)
+    for name in (b"trades", b"loss", b"pgd20"):
+        assert name in content
+    assert b"note" not in content
