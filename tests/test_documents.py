@@ -28,6 +28,13 @@ def test_pages_name_files_that_exist():
         assert list(PACKAGE.rglob(name)) or list((ROOT / "examples").glob(name)), name
 
 
+def test_pages_of_papers_show_lines_that_are_in_the_code():
+    code = [" ".join(line.split()) for file in files() for line in file.read_text().splitlines()]
+    for page in sorted((ROOT / "docs/papers").glob("*.md")):
+        shown = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)).splitlines()
+        assert shown and [line for line in shown if not any(line in known for known in code)] == [], page.name
+
+
 def test_the_citation_is_of_this_version_and_the_package_says_it_is_typed():
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"version: {advjax.__version__}\n" in citation
