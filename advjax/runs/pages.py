@@ -161,13 +161,12 @@ def figures(material: Material) -> dict[str, list[Panel]]:
     if material.best_step and material.records:
         last = material.records[-1]
         best = material.best_step * last["epoch"] / last["step"]
-    course = plots.course(material.records, best)
+    course = plots.course(material.records, best, next(iter(report["networks"])))
     curve = _curve(report, len(material.shown.classes) if material.shown else material.data.get("num_classes"))
     return {
         "course": course,
         "curve": [curve] if curve else [],
-        "classes": _class_panels(material),
-        "calibration": _calibration_panels(material.shown),
+        "predictions": [*_class_panels(material), *_calibration_panels(material.shown)],
     }
 
 
@@ -362,9 +361,9 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.1f}\u00a0s" if seconds < 10 else f"{seconds:.0f}\u00a0s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes}\u00a0min" if minutes < 60 else f"{minutes // 60}\u00a0h {minutes % 60:02d}\u00a0min"
 
 
 def _checkpoints(report: Mapping[str, Any], network: str) -> list[tuple[str, ...]]:
@@ -453,14 +452,13 @@ def facts(material: Material) -> list[tuple[str, str]]:
         told.append(("Trained against", f"{text}; {attack['steps']} steps of {wording.literal(attack['step_size'])}"))
     if config:
         seconds = material.records[-1]["seconds"] if material.records else None
-        time = f", {duration(seconds)}" if seconds is not None else ""
+        time = f", in {duration(seconds)}" if seconds is not None else ""
         told.append(
             ("Training", f"{config['epochs']} epochs in batches of {config['batch_size']}{time}, seed {config['seed']}")
         )
     first = report["results"][0]
-    told.append(("Evaluation", wording.literal(
-        f"protocol {first['protocol']}, {first['n']:,} test images, seed {first['seed']}, {first['dtype']}"
-    )))  # fmt: skip
+    how = f"protocol {first['protocol']}, {first['n']:,} test images, seed {first['seed']}, {first['dtype']}"
+    told.append(("Evaluation", wording.literal(how)))
     told.append(("Devices", wording.literal(first["device"])))
     if when := about.get("finished"):
         told.append(("Date", wording.literal(str(when)[:16].replace("T", " ") + " UTC")))
@@ -589,7 +587,7 @@ _MATTERS = {
 def _settings_of(configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
     """(settings that all runs share, settings that differ: their names and a row per label)."""
     shown = {
-        label: {name: _setting([config.get(name) for config in own]) for name in _MATTERS}
+        label: {name: _setting(name, [config.get(name) for config in own]) for name in _MATTERS}
         for label, own in configs.items()
         if own
     }
@@ -600,15 +598,28 @@ def _settings_of(configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[li
         values = {row[name] for row in shown.values()}
         if len(values) > 1:
             differ.append(name)
-        elif values != {""}:
+        elif not values <= {"", "0", _DEFAULTS.get(name)}:
             same.append((words, next(iter(values))))
     rows = [(plots.literal_label(label), [row[name] for name in differ]) for label, row in shown.items()]
     return same, {"names": [_MATTERS[name] for name in differ], "rows": rows} if differ else {}
 
 
-def _setting(values: Sequence[Any]) -> str:
-    distinct = dict.fromkeys(json.dumps(value) if not isinstance(value, str) else value for value in values)
-    return " or ".join(value for value in distinct if value not in ("null", '""'))
+_DEFAULTS = {"network.width": "the network's own", "data.examples": "all"}  # what a 0 means
+
+
+def _setting(name: str, values: Sequence[Any]) -> str:
+    """A setting of all seeds of a method, in words."""
+
+    def words(value: Any) -> str:
+        if name == "attack.norm":
+            return wording.norm(str(value))
+        if value == 0 and name in _DEFAULTS:
+            return _DEFAULTS[name]
+        if isinstance(value, list):
+            return ", ".join(words(each) for each in value)
+        return f"{value:.4g}" if isinstance(value, (int, float)) else wording.literal(value)
+
+    return " or ".join(dict.fromkeys(words(value) for value in values if value not in (None, "")))
 
 
 def _merits(method: Mapping[str, Any], attack: str | None) -> dict[str, list[float]]:
@@ -652,6 +663,7 @@ def comparison_page(
             "name": label,
             "network": wording.network(method.get("network", "")),
             "key": plots.key_of(index, "")._asdict(),
+            "line": plots.curve_key_of(index, "")._asdict(),
             "seeds": max(map(len, method["accuracy"].values())),
             "cells": [_spread(values[label].get(column), best[column]) for column in columns],
             "seconds": {"sort": float(np.mean(seconds[label])), "text": duration(float(np.mean(seconds[label])))}
@@ -674,13 +686,13 @@ def comparison_page(
         timed=any(row["seconds"] for row in rows),
         last=wording.attack(last) if last else "",
         whole=bool(last and last.startswith("autoattack") and last != "autoattack_fast"),
-        n=n,
+        n=f"{n:,}" if n else "",
         seeds=seeds,
         uneven=len({row["seeds"] for row in rows}) > 1,
         noise=f"{100 * 1.96 * (0.25 / n) ** 0.5:.1f}" if n else "",
         same=same,
         differing=differing,
-        panels={section: [_figure(panel) for panel in group] for section, group in panels.items()},
+        panels={section: [_figure(panel, legend=False) for panel in group] for section, group in panels.items()},
         has_figures=any(panels.values()),
     )
 
@@ -689,19 +701,19 @@ def _spread(numbers: Sequence[float] | None, best: float | None) -> dict[str, An
     if not numbers:
         return {"sort": -1.0, "text": "", "range": "", "best": False}
     mean = float(np.mean(numbers))
-    text = f"{100 * min(numbers):.1f} to {100 * max(numbers):.1f}" if len(numbers) > 1 else ""
+    text = f"{100 * min(numbers):.1f}\u2013{100 * max(numbers):.1f}" if len(numbers) > 1 else ""
     return {"sort": mean, "text": f"{100 * mean:.1f}", "range": text, "best": mean == best}
 
 
 # --- both ---
 
 
-def _figure(panel: Panel) -> dict[str, Any]:
+def _figure(panel: Panel, legend: bool = True) -> dict[str, Any]:
     return {
         "name": panel.name,
         "title": panel.title,
         "svg": Markup(plots.inline(panel)),
-        "legend": [key._asdict() for key in panel.legend],
+        "legend": [key._asdict() for key in panel.legend] if legend else [],
         "note": panel.note,
     }
 

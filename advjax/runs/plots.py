@@ -28,6 +28,7 @@ _VARIABLES = {**{colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)}, IN
 _VARIABLES |= {GRID: "var(--line)"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 COLUMN = 3.35  # inches, of a paper with two columns
+WIDE = 3.9  # of a figure that is one of two on a page
 MOST_POINTS = 1000
 MOST_CURVES = 8
 _STYLE: Any = {
@@ -65,9 +66,10 @@ class Panel(NamedTuple):
         draw: draws on the axes it is given.
         legend: of what is drawn, in order.
         note: a sentence under it.
-        height: in inches, at the width of a column.
+        height: in inches.
         left: in inches, room for what stands beside the vertical axis.
         bottom: in inches, room for what stands below the horizontal axis.
+        width: in inches, on a page.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Panel(NamedTuple):
     height: float = 2.3
     left: float = 0.44
     bottom: float = 0.4
+    width: float = COLUMN
 
 
 def _figure(width: float, height: float, **options: Any) -> Any:
@@ -92,7 +95,7 @@ def _figure(width: float, height: float, **options: Any) -> Any:
 def _style(**changes: Any) -> Any:
     import matplotlib
 
-    return matplotlib.rc_context({**_STYLE, **changes})
+    return matplotlib.rc_context(_STYLE | changes)
 
 
 def _handles(legend: Sequence[Key]) -> list[Any]:
@@ -110,7 +113,7 @@ def _on(axis: Any, panel: Panel) -> None:
     panel.draw(axis)
     axis.set_title(panel.title, loc="left", fontweight="bold")
     if panel.legend:
-        axis.legend(handles=_handles(panel.legend), loc="upper left", bbox_to_anchor=(0, -0.19), ncols=2, borderpad=0)
+        axis.legend(handles=_handles(panel.legend), loc="upper left", bbox_to_anchor=(0, -0.17), ncols=2, borderpad=0)
 
 
 def save(panel: Panel, folder: pathlib.Path, kinds: Sequence[str] = ("png", "pdf", "svg")) -> None:
@@ -128,10 +131,13 @@ def save(panel: Panel, folder: pathlib.Path, kinds: Sequence[str] = ("png", "pdf
 def inline(panel: Panel) -> str:
     """The panel as an SVG element without title and legend, its colours those of the page around it."""
     with _style():
-        figure = _figure(COLUMN, panel.height)
+        figure = _figure(panel.width, panel.height)
         # Margins of one size, so that panels side by side align; measuring them would draw everything twice.
         figure.subplots_adjust(
-            panel.left / COLUMN, panel.bottom / panel.height, 1 - 0.1 / COLUMN, 1 - 0.08 / panel.height
+            left=panel.left / panel.width,
+            bottom=panel.bottom / panel.height,
+            right=1 - 0.1 / panel.width,
+            top=1 - 0.08 / panel.height,
         )
         panel.draw(figure.subplots())
         file = io.StringIO()
@@ -150,17 +156,19 @@ def inline(panel: Panel) -> str:
 
 def sheet(panels: Sequence[Panel], path: str | os.PathLike[str], title: str = "", columns: int = 3) -> None:
     """Writes all panels as one image."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    legend = 0.15 * max((len(panel.legend) + 1) // 2 for panel in panels)
+    height, head = 2.5 + legend, 0.3 if title else 0.05
     with _style():
-        columns = min(columns, len(panels))
-        rows = -(-len(panels) // columns)
-        tallest = max((len(panel.legend) + 1) // 2 for panel in panels)
-        figure = _figure(COLUMN * columns, (2.5 + 0.16 * tallest) * rows, layout="constrained")
-        flat = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis, panel in zip(flat, panels, strict=False):
-            _on(axis, panel)
-        for axis in flat[len(panels) :]:
-            axis.set_visible(False)
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        figure = _figure(COLUMN * columns, height * rows + head)
+        width, whole = figure.get_size_inches()
+        for index, panel in enumerate(panels):
+            row, column = divmod(index, columns)
+            left, bottom = COLUMN * column + panel.left + 0.06, height * (rows - 1 - row) + panel.bottom + legend
+            box = (COLUMN - panel.left - 0.2, height - panel.bottom - legend - 0.3)
+            _on(figure.add_axes((left / width, bottom / whole, box[0] / width, box[1] / whole)), panel)
+        figure.text(0.08 / width, 1 - 0.08 / whole, title, va="top", fontweight="bold", fontsize=10)
         figure.savefig(path, dpi=150)
 
 
@@ -205,12 +213,13 @@ _LAST = (
 )
 
 
-def course(records: Sequence[Mapping[str, Any]], best: float | None = None) -> list[Panel]:
+def course(records: Sequence[Mapping[str, Any]], best: float | None = None, first: str = "") -> list[Panel]:
     """Panels of the course of a training: validated accuracies per network, loss, learning rate, own quantities.
 
     Args:
         records: of `metrics.jsonl`; none where there are none.
         best: the epoch of the best checkpoint, to be marked.
+        first: name of the network whose accuracies have none in the log, the first that is evaluated.
     """
     if not records:
         return []
@@ -225,7 +234,7 @@ def course(records: Sequence[Mapping[str, Any]], best: float | None = None) -> l
             groups.setdefault(panel, []).append((name, label))
     steps_per_epoch = records[-1]["step"] / max(1, records[-1]["epoch"])
     panels = [
-        _accuracy_panel(records, network, kinds, len(networks), best, steps_per_epoch)
+        _accuracy_panel(records, network or (first if len(networks) > 1 else ""), kinds, best, steps_per_epoch)
         for network, kinds in networks.items()
     ]
     order = [p for p in _FIRST if p in groups] + [p for p in groups if p not in (*_FIRST, *_LAST)]
@@ -262,7 +271,7 @@ _KINDS = {"clean": ("clean", 0), "robust": ("robust", 1)}
 _PARTS = {"validation": ("validation", "solid"), "train": ("training images", "dashed")}
 
 
-def _accuracy_panel(records, network, kinds, networks, best, steps_per_epoch) -> Panel:
+def _accuracy_panel(records, network, kinds, best, steps_per_epoch) -> Panel:
     keys = [
         (kinds[part, kind], Key(f"{_KINDS[kind][0]}, {_PARTS[part][0]}", _KINDS[kind][1], _PARTS[part][1]))
         for kind in _KINDS
@@ -284,7 +293,7 @@ def _accuracy_panel(records, network, kinds, networks, best, steps_per_epoch) ->
         axis.set(ylim=(0, 101), ylabel="accuracy, %")
         _epochs(axis)
 
-    of_network = f" of {wording.network(network)}" if network else " of the first network" if networks > 1 else ""
+    of_network = f" of {wording.network(network)}" if network else ""
     slug = re.sub(r"\W+", "-", network).strip("-")
     return Panel(f"accuracy{'-' if slug else ''}{slug}", f"Accuracy{of_network}", draw, [key for _, key in keys])
 
@@ -451,27 +460,51 @@ def key_of(index: int, label: str) -> Key:
     return Key(label, index % len(COLOURS), "", MARKERS[(index + index // len(COLOURS)) % len(MARKERS)])
 
 
+def curve_key_of(index: int, label: str) -> Key:
+    """The same with a line."""
+    return key_of(index, label)._replace(line=("solid", "dashed")[index // len(COLOURS) % 2])
+
+
 def _scatter(methods: Mapping[str, Mapping[str, Any]], attack: str) -> Panel:
     keys = [key_of(index, literal_label(name)) for index, name in enumerate(methods)]
 
     def draw(axis: Any) -> None:
-        seen = []
+        points = []
         for method, key in zip(methods.values(), keys, strict=True):
             robust = np.array(method["accuracy"].get(attack, []), float) * 100
             clean = np.array(method["accuracy"]["clean"], float)[: len(robust)] * 100
-            if not len(robust):
+            if len(robust):
+                points.append((clean, robust, key))
+        near = _near([float(robust.mean()) for _, robust, _ in points])
+        _limits(axis, [point[:2] for point, inside in zip(points, near, strict=True) if inside])
+        _lines_of_w_robust(axis, attack != "clean")
+        for (clean, robust, key), inside in zip(points, near, strict=True):
+            style = {"color": COLOURS[key.colour], "marker": key.marker, "linestyle": "none", "markeredgewidth": 0}
+            if not inside:
+                _at_the_edge(axis, clean.mean(), robust.mean(), style)
                 continue
-            seen.append((clean, robust))
-            style = {"color": COLOURS[key.colour], "marker": key.marker, "linestyle": "none"}
             if len(robust) > 1:
-                axis.plot(clean, robust, markersize=3, alpha=0.45, markeredgewidth=0, **style)
-            axis.plot(clean.mean(), robust.mean(), markersize=6.5, markeredgewidth=0, **style)
-        _limits(axis, seen)
-        if attack != "clean":
-            _lines_of_w_robust(axis)
+                axis.plot(clean, robust, markersize=3, alpha=0.45, **style)
+            axis.plot(clean.mean(), robust.mean(), markersize=6, **style)
         axis.set(xlabel="clean accuracy, %", ylabel="robust accuracy, %" if attack != "clean" else "clean accuracy, %")
 
-    return Panel(f"scatter-{re.sub(r'[^a-z0-9]+', '-', attack)}", wording.attack(attack), draw, keys, height=2.8)
+    name = f"scatter-{re.sub(r'[^a-z0-9]+', '-', attack)}"
+    return Panel(name, wording.attack(attack), draw, keys, height=3.3, width=WIDE)
+
+
+def _near(values: Sequence[float]) -> list[bool]:
+    """Which values are not so far below the others that these could not be told apart in one figure."""
+    middle = float(np.median(values))
+    return [value >= 0.6 * middle for value in values]
+
+
+def _at_the_edge(axis: Any, x: float, y: float, style: Mapping[str, Any]) -> None:
+    """A point far below the axes, as a mark at their lower edge with its value."""
+    (left, right), bottom = axis.get_xlim(), axis.get_ylim()[0]
+    place = min(max(x, left + 0.03 * (right - left)), right - 0.1 * (right - left))
+    axis.plot(place, bottom, markersize=6, clip_on=False, zorder=5, **style)
+    axis.annotate(f"{y:.1f} \N{DOWNWARDS ARROW}", (place, bottom), xytext=(-6, 3), textcoords="offset points", fontsize=6.5,
+                  ha="right", color=MUTED)  # fmt: skip
 
 
 def literal_label(name: str) -> str:
@@ -488,18 +521,24 @@ def _limits(axis: Any, seen: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         axis.set(**{f"{which}lim": (max(-2, flat.min() - room), min(102, flat.max() + room))})
 
 
-def _lines_of_w_robust(axis: Any) -> None:
-    """Lines of equal W-Robust, the mean of clean and robust accuracy, labelled where they leave the axes."""
+def _lines_of_w_robust(axis: Any, shown: bool) -> None:
+    """Lines of equal W-Robust, the mean of clean and robust accuracy, labelled where they enter the axes."""
+    if not shown:
+        return
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     low, high = (left + bottom) / 2, (right + top) / 2
     step = next((s for s in (1, 2, 5, 10, 20) if (high - low) / s <= 6), 25)
     for value in np.arange(math.ceil(low / step) * step, high, step):
         axis.plot([left, right], [2 * value - left, 2 * value - right], color=GRID, linewidth=0.9, zorder=0.5)
-        x = min(right, 2 * value - bottom)
-        y = 2 * value - x
-        if (right - left) * 0.06 < x - left and y < top - 0.08 * (top - bottom):
-            axis.annotate(f"{value:g}", (x, y), xytext=(-2, 2), textcoords="offset points", ha="right", va="bottom",
-                          fontsize=6, color=MUTED)  # fmt: skip
+        enters_left = 2 * value - left < top
+        x, y = (left, 2 * value - left) if enters_left else (2 * value - top, top)
+        if bottom + 0.08 * (top - bottom) < y and x < right - 0.08 * (right - left):
+            place = (
+                {"xytext": (3, 1), "ha": "left", "va": "bottom"}
+                if enters_left
+                else {"xytext": (-4, -1), "ha": "right", "va": "top"}
+            )
+            axis.annotate(f"{value:g}", (x, y), textcoords="offset points", fontsize=6.5, color=MUTED, **place)
     axis.grid(False)
     axis.set(xlim=(left, right), ylim=(bottom, top))
 
@@ -523,8 +562,7 @@ def overlaid(courses: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], kind:
         ]
         own = [(x, y) for x, y in own if len(x)]
         if own:
-            key = key_of(index, literal_label(label))
-            keys.append(key._replace(line=("solid", "dashed")[index // len(COLOURS) % 2]))
+            keys.append(curve_key_of(index, literal_label(label)))
             curves.append(own)
     if not curves:
         return None
@@ -536,8 +574,12 @@ def overlaid(courses: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], kind:
             if len(own) > 1:
                 axis.fill_between(x, y.min(0), y.max(0), color=COLOURS[key.colour], alpha=0.15, linewidth=0)
             axis.plot(x, y.mean(0), color=COLOURS[key.colour], linestyle=key.line, marker=key.marker, markersize=3.5,
-                      markevery=max(1, len(x) // 6), linewidth=1.3)  # fmt: skip
-        axis.set_ylabel("accuracy, %")
+                      markevery=max(1, len(x) // 5), linewidth=1.2)  # fmt: skip
+        late = [100 * y[x > 0.12 * x[-1]].min() for own in curves for x, y in own[:1]]
+        near = _near([100 * float(own[0][1][-1]) for own in curves])
+        lowest = min(value for value, inside in zip(late, near, strict=True) if inside)
+        axis.set(ylim=(max(0, lowest - 3), None), ylabel="accuracy, %")
         _epochs(axis)
 
-    return Panel(f"course-{kind}", f"{kind.capitalize()} accuracy on validation images", draw, keys, height=2.6)
+    title = f"{kind.capitalize()} accuracy on validation images"
+    return Panel(f"course-{kind}", title, draw, keys, height=3.3, width=WIDE)
