@@ -240,9 +240,9 @@ def course(records: Sequence[Mapping[str, Any]], best: float | None = None, firs
     order = [p for p in _FIRST if p in groups] + [p for p in groups if p not in (*_FIRST, *_LAST)]
     for panel in (*order, *(p for p in _LAST if p in groups)):
         members = groups[panel]
-        for part, first in enumerate(range(0, len(members), MOST_CURVES), 1):
+        for part, start in enumerate(range(0, len(members), MOST_CURVES), 1):
             title = panel if len(members) <= MOST_CURVES else f"{panel}, part {part}"
-            panels.append(_quantity_panel(records, title, members[first : first + MOST_CURVES], steps_per_epoch))
+            panels.append(_quantity_panel(records, title, members[start : start + MOST_CURVES], steps_per_epoch))
     return panels
 
 
