@@ -21,7 +21,7 @@ import numpy as np
 from advjax import cli, runs
 from advjax.errors import InputError
 from advjax.files import read_json, write_atomically, write_json
-from advjax.runs import plots
+from advjax.runs import pages, plots
 from advjax.runs.display import Display
 from advjax.runs.workdir import is_finished
 
@@ -46,10 +46,12 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--runs", default="", help="folders of finished runs to compare instead")
     options = parser.parse_args(argv[1:])
     display = cli.display(options.quiet, options.json)
+    folders = {name: [name] for name in options.runs.split(",")}
     if options.runs:
         reports = {name: [read_json(name, "report.json")] for name in options.runs.split(",")}
     else:
         reports = _finish_runs(options, display)
+        folders = {m: [f"{options.root}/{m}-{int(s)}" for s in options.seeds.split(",")] for m in reports}
     check_rows(reports)
     check_comparable(reports)
     content = summarise(reports)
@@ -59,8 +61,9 @@ def _run(argv: list[str]) -> None:
     write_atomically(root / "compare.md", page)
     write_json(root / "compare.json", content)
     plots.compare(content, root / "compare.png")
+    pages.write_comparison(root, content, folders)
     print(page)
-    display.line(f"table: {root / 'compare.md'}, figure: {root / 'compare.png'}")
+    display.line(f"table: {root / 'compare.md'}, page: {root / 'compare.html'}, figure: {root / 'compare.png'}")
 
 
 def _finish_runs(options: Any, display: Display) -> dict[str, list[dict[str, Any]]]:

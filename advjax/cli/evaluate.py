@@ -25,9 +25,9 @@ from advjax import cli, data, evaluate, models, parallel, threat
 from advjax.attacks.engine.inputs import check_radius
 from advjax.errors import InputError
 from advjax.numbers import number
-from advjax.runs import Config, compilation_cache
+from advjax.runs import Config, compilation_cache, exhibits
 from advjax.runs.build import load_data
-from advjax.runs.evaluate import Subject, Surrogate, score, write_report
+from advjax.runs.evaluate import Subject, Surrogate, doubts, score, write_report
 from advjax.runs.networks import create_method
 from advjax.runs.workdir import read_config, sha256_of
 
@@ -110,6 +110,18 @@ def _run(argv: list[str]) -> None:
         devices=parallel.local_devices(),
         surrogate=surrogate,
     )
+    exhibits.collect(
+        subject.logits_fn,
+        attacks,
+        dataset,
+        out,
+        network_hash=subject.sha256,
+        eps=number(eps),
+        examples=examples,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        devices=parallel.local_devices(),
+    )
     settings = {name: getattr(options, name) for name in ("protocol", "examples", "seed", "data", "surrogate")}
     report = evaluate.assemble(
         known.method["name"] if known else subject.name,
@@ -119,6 +131,7 @@ def _run(argv: list[str]) -> None:
         {subject.name: {"architecture": architecture, "params_sha256": subject.sha256}},
         results,
         data={"name": dataset.name, "test_sha256": sha256_of(dataset.test)},
+        doubts=doubts(results, attacks, dataset.num_classes),
     )
     write_report(out, report, display)
 

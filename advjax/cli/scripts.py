@@ -1,4 +1,4 @@
-"""The console scripts `advjax-train`, `advjax-evaluate`, `advjax-compare` and `advjax-export`."""
+"""The console scripts `advjax-train`, `advjax-evaluate`, `advjax-compare`, `advjax-report` and `advjax-export`."""
 
 import importlib
 import sys
@@ -21,6 +21,11 @@ def evaluate() -> int:
 def compare() -> int:
     """`python -m experiments.compare`."""
     return _run("compare")
+
+
+def report() -> int:
+    """`python -m experiments.report`."""
+    return _run("report")
 
 
 def export() -> int:

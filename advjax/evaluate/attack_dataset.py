@@ -31,6 +31,8 @@ from advjax.seeds import check_seed
 
 # Called with how many images are done, of how many, and how many of these still stand.
 Progress = Callable[[int, int, int], None]
+# Called with rows [B] of the split, what the network was shown there [B, H, W, C], and its logits [B, K].
+Observe = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
 class Outcome(NamedTuple):
@@ -81,6 +83,7 @@ def attack_dataset(
     record_path: str | os.PathLike[str] | None = None,
     network_hash: str | None = None,
     non_finite: str = "broken",
+    observe: Observe | None = None,
 ) -> Outcome:
     """Attacks every example of a split.
 
@@ -102,6 +105,8 @@ def attack_dataset(
         network_hash: a name for the network beside that.
         non_finite: what NaN or infinite logits of an attacked image count as, `"broken"` or `"robust"` (flagged either
             way).
+        observe: called with the rows, images and logits of every batch that is run (`craft` only); not for rows that the
+            record knows.
 
     Raises:
         InputError: a bad seed or batch size, a function that gives no logits, images that are not uint8, labels that
@@ -127,7 +132,7 @@ def attack_dataset(
     started = time.perf_counter()
     if attack.craft is not None:
         with compiling.for_devices(place.devices):
-            outcome = _run_craft(logits_fn, surrogate, attack, split, place, **options)
+            outcome = _run_craft(logits_fn, surrogate, attack, split, place, observe=observe, **options)
     elif not attack.stages:
         raise InputError(f"the attack {attack.name!r} is made of others' outcomes: run_protocol makes it")
     elif surrogate is not None:
@@ -176,8 +181,9 @@ _RAISED = {"probabilities": PROBABILITIES, "constant": CONSTANT, "non_finite": N
 
 
 def _run_craft(
-    logits_fn, surrogate, attack, split, place, *, seed, batch_size, progress, record_path, network_hash, non_finite
-) -> Outcome:
+    logits_fn, surrogate, attack, split, place, *, seed, batch_size, progress, record_path, network_hash, non_finite,
+    observe=None,
+) -> Outcome:  # fmt: skip
     n, shape = len(split.label), split.image.shape[1:]
     config = fingerprint(attack, seed, network_hash, non_finite)
     if record_path is not None:
@@ -202,6 +208,8 @@ def _run_craft(
             x, y, ids = place.shard(batch)
             x_adv = attack.craft(source, key, x, y, ids)
             logits = np.asarray(_logits(scored, x_adv), np.float32)[: len(rows)]
+            if observe is not None:
+                observe(rows, np.asarray(x_adv)[: len(rows)], logits)
             wrong, raised["non_finite"][rows] = jax.device_get(is_wrong(logits, split.label[rows], non_finite))
             if attack.name == "clean":
                 if raised["non_finite"][rows].any():

@@ -182,8 +182,16 @@ def assemble(
     }
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report as a page: one table per network and checkpoint, warnings first."""
+def markdown(
+    report: Mapping[str, Any], facts: Sequence[tuple[str, str]] = (), pictures: Mapping[str, str] | None = None
+) -> str:
+    """The report as a page: one table per network and checkpoint, warnings first.
+
+    Args:
+        report: as `assemble` makes it.
+        facts: what was done, in pairs of a word and a phrase, for a list at the beginning.
+        pictures: what they show -> their files.
+    """
     lines = [f"# {report['method']}", ""]
     lines += [f"> **Warning:** {warning}" for warning in report["warnings"]]
     lines += [""] if report["warnings"] else []
@@ -192,6 +200,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"Configuration {report['config_hash']}, advjax {report['version']}.",
         "",
     ]
+    lines += [f"- {word}: {phrase}" for word, phrase in facts]
+    lines += [""] if facts else []
     for name, network in report["networks"].items():
         for checkpoint in dict.fromkeys(row["checkpoint"] for row in report["results"] if row["network"] == name):
             rows = [r for r in report["results"] if (r["network"], r["checkpoint"]) == (name, checkpoint)]
@@ -215,6 +225,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines += ["", f"Seed {first['seed']}, {first['dtype']}, {first['device']}.", ""]
             surrogates = dict.fromkeys(row["surrogate"] for row in rows if row["surrogate"])
             lines += [f"Transfer attacks were crafted on {', '.join(surrogates)}.", ""] if surrogates else []
+    lines += [line for shows, file in (pictures or {}).items() for line in (f"![{shows}]({file})", "")]
     lines += _mean(report.get("mean", []))
     lines += _teachers(report.get("teachers", {}))
     lines += ["W-Robust is the arithmetic, NRR the harmonic mean of clean and robust accuracy. All in percent."]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from advjax.errors import Stopped
 from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
 from advjax.evaluate.protocols import LogitsFn
 from advjax.files import write_atomically, write_json
-from advjax.runs import schema, teachers
+from advjax.runs import exhibits, pages, schema, teachers
 from advjax.runs.display import Display
 from advjax.runs.experiment import Experiment
 from advjax.runs.interrupts import Interrupts
@@ -119,10 +119,23 @@ def score(
     )
     lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
     write_atomically(directory / f"examples-{protocol}.jsonl", lines)
-    left_out = [attack.name for attack in attacks if attack.name not in outcomes]
-    if left_out:
-        display.line(f"{where}: left out for want of a surrogate network: {', '.join(left_out)}")
     return rows
+
+
+def doubts(results: Sequence[Mapping[str, Any]], attacks: Sequence[Attack], num_classes: int) -> list[str]:
+    """Warnings about an evaluation as a whole: rows of the protocol that are missing, networks near chance."""
+    done = {row["attack"] for row in results}
+    left_out = [attack.name for attack in attacks if attack.name not in done]
+    found = (
+        [f"left out for want of a surrogate network (evaluation.surrogate): {', '.join(left_out)}"] if left_out else []
+    )
+    chance = teachers.near_chance(num_classes)
+    return found + [
+        f"{row['network']} ({row['checkpoint']}): its accuracy on clean images is {row['accuracy']:.2%}, near chance for "
+        f"{num_classes} classes: it has learnt next to nothing, and robustness is not to be spoken of"
+        for row in results
+        if row["attack"] == "clean" and row["accuracy"] <= chance
+    ]
 
 
 def evaluate_experiment(
@@ -151,7 +164,9 @@ def evaluate_experiment(
     examples = evaluation.examples or len(experiment.dataset.test.label)
     test = Split(*(array[:examples] for array in experiment.dataset.test))
     surrogate = _surrogate(experiment)
-    networks, results, damaged = {}, [], []
+    networks: dict[str, Any] = {}
+    results: list[dict[str, Any]] = []
+    damaged = []
     for network in experiment.method.evaluated:
         rows: dict[int, list[dict[str, Any]]] = {}
         for checkpoint, epoch in chosen_epochs(experiment, workdir).items():
@@ -163,9 +178,9 @@ def evaluate_experiment(
                         raise
                     damaged.append(f"{network}: {error}; there are no results of the best checkpoint")
                     continue
-                sha256 = params_sha256(variables)
+                sha256, logits_fn = params_sha256(variables), models.logits_fn(module, variables)
                 rows[epoch] = score(
-                    Subject(network, checkpoint, models.logits_fn(module, variables), sha256, config.precision),
+                    Subject(network, checkpoint, logits_fn, sha256, config.precision),
                     experiment.attacks,
                     test,
                     protocol=evaluation.protocol,
@@ -177,6 +192,8 @@ def evaluate_experiment(
                     surrogate=surrogate,
                     interrupts=interrupts,
                 )
+                if not results:  # a page shows the first in detail
+                    collect_exhibits(experiment, logits_fn, workdir / "evaluation" / f"{network}-{checkpoint}", sha256)
             if checkpoint == "last":
                 architecture = network_options(config, experiment.method.averaged.get(network, network))[1]["name"]
                 networks[network] = {"architecture": architecture, "params_sha256": sha256}
@@ -192,11 +209,29 @@ def evaluate_experiment(
         teachers=known,
         doubts=[
             *experiment.dataset.warnings,
+            *doubts(results, experiment.attacks, experiment.dataset.num_classes),
             *damaged,
             *teachers.doubts(known, experiment.dataset.num_classes),
             *(f"{place.name}: it was damaged, and the checkpoint before it used" for place in put_aside(workdir)),
         ],
         peers=experiment.method.interchangeable,
+    )
+
+
+def collect_exhibits(experiment: Experiment, logits_fn: LogitsFn, folder: pathlib.Path, sha256: str) -> None:
+    """Keeps in `folder` what a page shows of a network beside its numbers (`exhibits.collect`)."""
+    evaluation = experiment.config.evaluation
+    exhibits.collect(
+        logits_fn,
+        experiment.attacks,
+        experiment.dataset,
+        folder,
+        network_hash=sha256,
+        eps=experiment.eps,
+        examples=evaluation.examples or len(experiment.dataset.test.label),
+        seed=evaluation.seed,
+        batch_size=evaluation.batch_size,
+        devices=experiment.devices,
     )
 
 
@@ -227,10 +262,14 @@ def _surrogate(experiment: Experiment) -> Surrogate | None:
 
 
 def write_report(folder: pathlib.Path, report: dict[str, Any], display: Display) -> None:
-    """Writes `report.md` and `report.json`, each whole or not at all; the JSON last: it marks the run as finished."""
+    """Writes `report.md`, `report.html` and `report.json`, each whole or not at all; the JSON last: it marks the run as
+    finished."""
     for warning in report["warnings"]:
         display.warning(warning)
-    write_atomically(folder / "report.md", evaluate.markdown(report))
+    pages.note_about(folder)
+    pages.write(folder, report)
     write_json(folder / "report.json", report)
     display.results(report["results"])
-    display.event("report", f"report: {folder / 'report.md'}", path=str(folder / "report.json"))
+    display.event(
+        "report", f"report: {folder / 'report.md'}, {folder / 'report.html'}", path=str(folder / "report.json")
+    )

@@ -14,7 +14,7 @@ from advjax.data import Split
 from advjax.errors import InputError
 from advjax.evaluate import attack_dataset, clean, params_sha256, pgd_steps
 from advjax.files import read_json, write_json
-from advjax.runs import compilation_cache, plots, schema, workdir
+from advjax.runs import compilation_cache, plots, schema, wording, workdir
 from advjax.runs.build import build
 from advjax.runs.display import Display
 from advjax.runs.evaluate import evaluate_experiment, write_report
@@ -66,7 +66,9 @@ def finish(
         workdir.prepare(folder, experiment)
         experiment, known = prepare_teachers(experiment, folder, display, interrupts)
         train(experiment, folder, display, interrupts)
-        plots.training(read_metrics(folder / "metrics.jsonl"), folder / "training.png", config.method["name"])
+        plots.training(
+            read_metrics(folder / "metrics.jsonl"), folder / "training.png", wording.method(config.method["name"])
+        )
         report = evaluate_experiment(experiment, folder, display, known, interrupts)
         publish(experiment.writers, folder, config.epochs * experiment.steps_per_epoch, report)
         write_report(folder, report, display)
