@@ -50,11 +50,12 @@ def program(module: str) -> str:
     return typed if typed.startswith("advjax-") else f"python -m {module}"
 
 
-def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Runs a command; bad input is one line and status 2, a failure a traceback and status 1."""
+def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Runs a command, whose exit status is 0 unless it returns another; bad input is one line and status 2, a failure a
+    traceback and status 1."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        command(argv)
+        return command(argv) or 0
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -76,7 +77,6 @@ def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except Exception:
         traceback.print_exc()
         return 1
-    return 0
 
 
 def wants_help(argv: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The console scripts `advjax-train`, `advjax-evaluate`, `advjax-compare` and `advjax-export`."""
+"""The console scripts `advjax-train`, `advjax-evaluate`, `advjax-compare`, `advjax-sweep` and `advjax-export`."""
 
 import importlib
 import sys
@@ -21,6 +21,11 @@ def evaluate() -> int:
 def compare() -> int:
     """`python -m experiments.compare`."""
     return _run("compare")
+
+
+def sweep() -> int:
+    """`python -m experiments.sweep`."""
+    return _run("sweep")
 
 
 def export() -> int:
