@@ -105,11 +105,12 @@ def finish_all(
 def _finish(
     member: Member, by_folder: dict[str, Member], root: pathlib.Path, display: Display, failed: dict[str, str]
 ) -> None:
-    """Finishes a member's teachers, then the member; a failure goes into `failed`."""
+    """Finishes a member's teachers, then the member, unless it failed before; a failure goes into `failed`."""
+    if member.name in failed:
+        return
     for teacher in member.config.teachers.values():
         if needed := by_folder.get(teacher.path):
-            if needed.name not in failed:
-                _finish(needed, by_folder, root, display, failed)
+            _finish(needed, by_folder, root, display, failed)
             if needed.name in failed:
                 failed[member.name] = f"its teacher {needed.name} failed"
                 return

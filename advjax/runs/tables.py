@@ -305,8 +305,8 @@ def _verdict(content: Mapping[str, Any]) -> list[str]:
     seeds = min(each["n"] for row in made.values() for each in row.values())
     width = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / np.sqrt(seeds)
     lines = [
-        f"With {seeds} seeds an interval reaches {width:.1f} standard deviations of the differences each way. Beyond what "
-        f"seeds do (p < 0.05 after Holm's correction for the methods of a column), these differ from {content['reference']}:",
+        f"With {seeds} seeds an interval reaches {width:.1f} standard deviations of the differences each way. These differ "
+        f"from {content['reference']} beyond what seeds do (p < 0.05 after Holm's correction for the methods of a column):",
         "",
     ]
     for column, head in zip(columns(content), _heads(content), strict=True):
