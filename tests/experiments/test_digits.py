@@ -33,8 +33,9 @@ def test_the_digits_variant_trains(name):
     trainer = make_trainer(experiment)
     state = first_state(trainer, experiment)
     before = jax.tree.map(np.array, state.params)  # copies: a step takes the old state
-    state, frozen = trainer.place(state), trainer.place(experiment.frozen)
-    for _, state, metrics in trainer.steps(state, experiment.dataset.train, config.batch_size, frozen=frozen):  # noqa: B007
+    placed, frozen = trainer.place(state), trainer.place(experiment.frozen)
+    for _, new, metrics in trainer.steps(placed, experiment.dataset.train, config.batch_size, frozen=frozen):
+        state = new
         for metric, (total, count) in jax.device_get(metrics).items():
             assert np.isfinite(total / count), metric
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.stats)))
