@@ -33,13 +33,14 @@ import filelock
 from advjax import cli, runs
 from advjax.errors import InputError
 from advjax.files import write_atomically, write_json
-from advjax.runs import plots, sweep, tables
+from advjax.runs import figures, plots, sweep, tables
 from advjax.runs.display import Display
 from advjax.runs.networks import create_method
 from advjax.runs.sweep import Member
 
 # What a teacher's role is played by, where the sweep trains such a run anyway.
 TEACHERS = {"clean": "natural", "robust": "trades"}
+MOST_COLOURS = 10  # a figure with more methods has a row for each
 NOT_OF_ALL = ("quickstart",)  # B-MTARD with a shorter recipe
 
 
@@ -209,7 +210,8 @@ def write(made: Sequence[dict[str, Any]], out: pathlib.Path, name: str, display:
             for ending, render in tables.FORMATS.items():
                 write_atomically(path.with_name(f"{path.name}.{ending}"), render(content))
             write_json(path.with_name(f"{path.name}.json"), content)
-            plots.compare(content, path.with_name(f"{path.name}.png"))
+            figure = figures.sweep if len(content["methods"]) > MOST_COLOURS else plots.compare
+            figure(content, path.with_name(f"{path.name}.png"))
             print(tables.markdown(content))
             display.line(f"table: {path}.md (.tex, .csv, .json), figure: {path}.png")
 
