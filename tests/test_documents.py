@@ -5,6 +5,7 @@ import re
 import tomllib
 
 import advjax
+from advjax.cli import config_files
 from tests.test_layers import FLOORS, PACKAGE, files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -20,12 +21,18 @@ def test_contributing_has_every_room():
 
 
 def test_pages_name_files_that_exist():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/extending.md", "examples/README.md"):
+    docs = ("docs/extending.md", "docs/methods.md", "docs/teachers.md")
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *docs, "examples/README.md"):
         folder = (ROOT / page).parent
         for target in re.findall(r"\]\((?!#)([^)#]+)", (ROOT / page).read_text()):
             assert (folder / target).exists(), f"{page}: {target}"
     for name in re.findall(r"`(\w+\.py)`", (ROOT / "docs/extending.md").read_text()):
         assert list(PACKAGE.rglob(name)) or list((ROOT / "examples").glob(name)), name
+
+
+def test_the_page_of_methods_has_every_config():
+    page = (ROOT / "docs/methods.md").read_text()
+    assert [file.stem for file in config_files() if f"`{file.stem}`" not in page] == ["quickstart"]
 
 
 def test_the_citation_is_of_this_version_and_the_package_says_it_is_typed():

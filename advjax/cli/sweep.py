@@ -85,13 +85,15 @@ def _run(argv: list[str]) -> int:
             display.line(f"{member.name:<24} {sweep.status(member, root)}")
         return 0
     failed = {} if options.collect else sweep.finish_all(members, root, display, shard)
-    entries = collect(members, root)
+    entries, out = collect(members, root), pathlib.Path(options.out) if options.out else root
+    progress = f"{len(entries)} of {len(members)} members are finished"
     if entries:
         made = [tables.summarise(group, options.reference) for group in tables.groups(entries)]
-        write(made, pathlib.Path(options.out) if options.out else root, "sweep", display)
+        with filelock.FileLock(root / ".tables.lock"):  # shards end at any time
+            write(made, out, "sweep", display)
         if options.fill:
-            fill(options.fill, made)
-    display.line(f"{len(entries)} of {len(members)} members are finished")
+            fill(options.fill, made, progress, out)
+    display.line(progress)
     return say_failed(failed, root, display)
 
 
@@ -201,23 +203,26 @@ def collect(members: Sequence[Member], root: pathlib.Path) -> list[tables.Entry]
 def write(made: Sequence[dict[str, Any]], out: pathlib.Path, name: str, display: Display) -> None:
     """Writes every table of `tables.summarise` in all formats, with its figure, and prints it.
 
-    The first is called `name`, the second `name-2`. Processes that share a folder write one after the other.
+    The first is called `name`, the second `name-2`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(out / ".tables.lock"):
-        for number, content in enumerate(made, 1):
-            path = out / (name if number == 1 else f"{name}-{number}")
-            for ending, render in tables.FORMATS.items():
-                write_atomically(path.with_name(f"{path.name}.{ending}"), render(content))
-            write_json(path.with_name(f"{path.name}.json"), content)
-            figure = figures.sweep if len(content["methods"]) > MOST_COLOURS else plots.compare
-            figure(content, path.with_name(f"{path.name}.png"))
-            print(tables.markdown(content))
-            display.line(f"table: {path}.md (.tex, .csv, .json), figure: {path}.png")
+    for number, content in enumerate(made, 1):
+        path = out / _numbered(name, number)
+        for ending, render in tables.FORMATS.items():
+            write_atomically(path.with_name(f"{path.name}.{ending}"), render(content))
+        write_json(path.with_name(f"{path.name}.json"), content)
+        figure = figures.sweep if len(content["methods"]) > MOST_COLOURS else plots.compare
+        figure(content, path.with_name(f"{path.name}.png"))
+        print(tables.markdown(content))
+        display.line(f"table: {path}.md (.tex, .csv, .json), figure: {path}.png")
 
 
-def fill(target: str, made: Sequence[dict[str, Any]]) -> None:
-    """Puts the tables between a page's comments: `docs/methods.md:digits`.
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+def fill(target: str, made: Sequence[dict[str, Any]], progress: str, out: pathlib.Path) -> None:
+    """Puts the tables between a page's comments (`docs/methods.md:digits`), with the figure if it lies beside the page.
 
     Raises:
         InputError: no such page, or no such part.
@@ -226,8 +231,14 @@ def fill(target: str, made: Sequence[dict[str, Any]]) -> None:
     page = pathlib.Path(path)
     if not colon or not page.is_file():
         raise InputError(f"--fill must be PAGE:MARK, such as docs/methods.md:digits, it is {target!r}")
-    text = "\n".join(line for content in made for line in tables.main_table(content))
-    write_atomically(page, tables.fill(page.read_text(encoding="utf-8"), mark, text))
+    lines = [f"{progress[0].upper()}{progress[1:]}.", ""]
+    for number, content in enumerate(made, 1):
+        lines += [*tables.main_table(content), *tables.verdict(content)]
+        picture = out / f"{_numbered('sweep', number)}.png"
+        if picture.resolve().is_relative_to(page.parent.resolve()):
+            place = picture.resolve().relative_to(page.parent.resolve())
+            lines += [f"![accuracies by method and seed]({place})", ""]
+    write_atomically(page, tables.fill(page.read_text(encoding="utf-8"), mark, "\n".join(lines)))
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def _title(content: Mapping[str, Any]) -> str:
 def markdown(content: Mapping[str, Any]) -> str:
     """The table, a second one of the differences from the reference, in words which of them hold, and the warnings."""
     return "\n".join(
-        [*main_table(content), *_difference_table(content), *_verdict(content), *_warnings(content["methods"])]
+        [*main_table(content), *_difference_table(content), *verdict(content), *_warnings(content["methods"])]
     )
 
 
@@ -254,7 +254,8 @@ def main_table(content: Mapping[str, Any]) -> list[str]:
     """Lines of Markdown: mean and standard deviation over the seeds."""
     shown = columns(content)
     return [
-        f"{_title(content)}; percent, mean +- standard deviation over the seeds; training in minutes, teachers' not counted",
+        f"{_title(content)}, {', '.join(content['devices'])}, advjax {', '.join(content['versions'])}; percent, mean +- "
+        "standard deviation over the seeds; training in minutes, validations counted, teachers' training not",
         "",
         "| method | seeds | " + " | ".join(_heads(content)) + " | training |",
         "|---|---:|" + "---:|" * (len(shown) + 1),
@@ -297,7 +298,7 @@ def _difference_cell(each: Mapping[str, Any] | None) -> str:
     return mean if each["p"] is None else f"{mean} [{100 * each['low']:.1f}, {100 * each['high']:.1f}] {each['p']:.2g}"
 
 
-def _verdict(content: Mapping[str, Any]) -> list[str]:
+def verdict(content: Mapping[str, Any]) -> list[str]:
     """Which differences hold when all of a column are looked at together."""
     made = content.get("differences")
     if not made:
