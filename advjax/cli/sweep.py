@@ -92,7 +92,7 @@ def _run(argv: list[str]) -> int:
         with filelock.FileLock(root / ".tables.lock"):  # shards end at any time
             write(made, out, "sweep", display)
         if options.fill:
-            fill(options.fill, made, progress, out)
+            fill(options.fill, made, progress)
     display.line(progress)
     return say_failed(failed, root, display)
 
@@ -211,18 +211,22 @@ def write(made: Sequence[dict[str, Any]], out: pathlib.Path, name: str, display:
         for ending, render in tables.FORMATS.items():
             write_atomically(path.with_name(f"{path.name}.{ending}"), render(content))
         write_json(path.with_name(f"{path.name}.json"), content)
-        figure = figures.sweep if len(content["methods"]) > MOST_COLOURS else plots.compare
-        figure(content, path.with_name(f"{path.name}.png"))
+        draw(content, path.with_name(f"{path.name}.png"))
         print(tables.markdown(content))
         display.line(f"table: {path}.md (.tex, .csv, .json), figure: {path}.png")
+
+
+def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Draws a figure of few methods as a plane, of many as rows."""
+    (figures.sweep if len(content["methods"]) > MOST_COLOURS else plots.compare)(content, path)
 
 
 def _numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"
 
 
-def fill(target: str, made: Sequence[dict[str, Any]], progress: str, out: pathlib.Path) -> None:
-    """Puts the tables between a page's comments (`docs/methods.md:digits`), with the figure if it lies beside the page.
+def fill(target: str, made: Sequence[dict[str, Any]], progress: str) -> None:
+    """Puts the tables between a page's comments (`docs/methods.md:digits`), and the figures beside the page.
 
     Raises:
         InputError: no such page, or no such part.
@@ -233,11 +237,10 @@ def fill(target: str, made: Sequence[dict[str, Any]], progress: str, out: pathli
         raise InputError(f"--fill must be PAGE:MARK, such as docs/methods.md:digits, it is {target!r}")
     lines = [f"{progress[0].upper()}{progress[1:]}.", ""]
     for number, content in enumerate(made, 1):
-        lines += [*tables.main_table(content), *tables.verdict(content)]
-        picture = out / f"{_numbered('sweep', number)}.png"
-        if picture.resolve().is_relative_to(page.parent.resolve()):
-            place = picture.resolve().relative_to(page.parent.resolve())
-            lines += [f"![accuracies by method and seed]({place})", ""]
+        figure = page.with_name(f"{page.stem}-{_numbered(mark, number)}.png")
+        draw(content, figure)
+        picture = f"![accuracies by method and seed]({figure.name})"
+        lines += [*tables.main_table(content), *tables.verdict(content), picture, ""]
     write_atomically(page, tables.fill(page.read_text(encoding="utf-8"), mark, "\n".join(lines)))
 
 
