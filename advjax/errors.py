@@ -23,6 +23,10 @@ class InputError(ValueError):
         self.tail, self.field = message, field
 
 
+class InUse(InputError):
+    """Another process is at work on what was asked for; later it may be free."""
+
+
 class Stopped(Exception):
     """A signal asked the process to end; what was done is saved, and the same call goes on from there.
 

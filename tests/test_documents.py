@@ -5,6 +5,7 @@ import re
 import tomllib
 
 import advjax
+from advjax.cli import config_files
 from tests.test_layers import FLOORS, PACKAGE, files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -20,7 +21,8 @@ def test_contributing_has_every_room():
 
 
 def test_pages_name_files_that_exist():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/extending.md", "examples/README.md"):
+    docs = ("docs/extending.md", "docs/methods.md", "docs/teachers.md")
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *docs, "examples/README.md"):
         folder = (ROOT / page).parent
         for target in re.findall(r"\]\((?!#)([^)#]+)", (ROOT / page).read_text()):
             assert (folder / target).exists(), f"{page}: {target}"
@@ -33,6 +35,11 @@ def test_pages_of_papers_show_lines_that_are_in_the_code():
     for page in sorted((ROOT / "docs/papers").glob("*.md")):
         shown = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)).splitlines()
         assert shown and [line for line in shown if not any(line in known for known in code)] == [], page.name
+
+
+def test_the_page_of_methods_has_every_config():
+    page = (ROOT / "docs/methods.md").read_text()
+    assert [file.stem for file in config_files() if f"`{file.stem}`" not in page] == ["quickstart"]
 
 
 def test_the_citation_is_of_this_version_and_the_package_says_it_is_typed():

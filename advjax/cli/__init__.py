@@ -68,11 +68,12 @@ def display(quiet: bool, as_json: bool) -> Display:
     return Display(form="quiet" if quiet else "json" if as_json else "text")
 
 
-def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Runs a command; bad input is one line and status 2, a failure a traceback and status 1."""
+def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Runs a command, whose exit status is 0 unless it returns another; bad input is one line and status 2, a failure a
+    traceback and status 1."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        command(argv)
+        return command(argv) or 0
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -94,7 +95,6 @@ def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except Exception:
         traceback.print_exc()
         return 1
-    return 0
 
 
 def wants_help(argv: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The console scripts `advjax-train`, `advjax-evaluate`, `advjax-compare`, `advjax-report` and `advjax-export`."""
+"""The console scripts: `advjax-train`, `advjax-evaluate` and so on."""
 
 import importlib
 import sys
@@ -26,6 +26,11 @@ def compare() -> int:
 def report() -> int:
     """`python -m experiments.report`."""
     return _run("report")
+
+
+def sweep() -> int:
+    """`python -m experiments.sweep`."""
+    return _run("sweep")
 
 
 def export() -> int:

@@ -1,4 +1,4 @@
-"""MAIL-AT (Liu et al. 2021): adversarial training that weights an example by its probabilistic margin.
+"""MAIL-AT (Wang et al. 2021): adversarial training that weights an example by its probabilistic margin.
 
     python -m experiments.run --config=experiments/configs/mail.py:digits --workdir=runs/mail-digits
     python -m experiments.run --config=experiments/configs/mail.py:cifar10 --workdir=runs/mail

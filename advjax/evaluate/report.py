@@ -253,11 +253,13 @@ def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [
         "## Teachers",
         "",
-        "| teacher | network | source | clean | robust | SHA-256 |",
-        "|---|---|---|---:|---:|---|",
+        "| teacher | network | source | clean | robust | robust in training | SHA-256 |",
+        "|---|---|---|---:|---:|---:|---|",
     ]
     for role, each in teachers.items():
         source = f"{each['source']} ({each['trained_by']})" if each["trained_by"] else each["source"]
-        cells = [role, each["architecture"], source, _percent(each["clean_accuracy"])]
-        lines.append("| " + " | ".join([*cells, _percent(each["robust_accuracy"]), each["params_sha256"][:12]]) + " |")
-    return [*lines, "", f"Measured at the start, robust under {each['attack']}, on {each['n']} test images.", ""]
+        accuracies = [each.get(f"{kind}_accuracy") for kind in ("clean", "robust", "robust_training")]
+        cells = [role, each["architecture"], source, *map(_percent, accuracies), each["params_sha256"][:12]]
+        lines.append("| " + " | ".join(cells) + " |")
+    where = f"on {each['n']} test images; in training: on the first training images"
+    return [*lines, "", f"Measured at the start, robust under {each['attack']}, {where}.", ""]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from advjax import compiling, models
 from advjax.data import Split
 from advjax.errors import InputError
-from advjax.evaluate import attack_dataset, clean, params_sha256, pgd_steps
+from advjax.evaluate import Attack, attack_dataset, clean, params_sha256, pgd_steps
 from advjax.files import read_json, write_json
 from advjax.runs import compilation_cache, plots, schema, wording, workdir
 from advjax.runs.build import build
@@ -22,7 +22,7 @@ from advjax.runs.experiment import Experiment, Teacher
 from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
 from advjax.runs.schema import Config
-from advjax.runs.teachers import epochs_done, near_chance
+from advjax.runs.teachers import doubts, epochs_done, near_chance
 from advjax.runs.train import state_bytes, train
 from advjax.runs.writers import publish
 
@@ -120,37 +120,46 @@ def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupt
 
 
 def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Display) -> dict[str, Any]:
-    """What the report says of a teacher. Its accuracies are those on the first test images."""
-    test = Split(*(array[:TEACHER_EXAMPLES] for array in experiment.dataset.test))
-    evaluation, logits_fn = experiment.config.evaluation, models.logits_fn(teacher.module, teacher.variables)
-    attack, accuracy = pgd_steps(20, experiment.norm, experiment.eps), {}
-    for each in (clean(), attack):
-        outcome = attack_dataset(
+    """What the report says of a teacher: its accuracies on the first test images, and of a robust one on as many training
+    images, as they are in its student's training set."""
+    dataset, evaluation = experiment.dataset, experiment.config.evaluation
+    test, train = (Split(*(a[:TEACHER_EXAMPLES] for a in split)) for split in (dataset.test, dataset.train))
+    logits_fn, attack = (
+        models.logits_fn(teacher.module, teacher.variables),
+        pgd_steps(20, experiment.norm, experiment.eps),
+    )
+
+    def accuracy(each: Attack, split: Split) -> float:
+        return attack_dataset(
             logits_fn,
             each,
-            test,
+            split,
             seed=evaluation.seed,
             batch_size=evaluation.batch_size,
             devices=experiment.devices,
+        ).accuracy
+
+    clean_accuracy = accuracy(clean(), test)
+    if clean_accuracy <= near_chance(dataset.num_classes):
+        raise InputError(
+            f"teachers.{teacher.role}: its accuracy on clean images is {clean_accuracy:.1%}, near chance for "
+            f"{dataset.num_classes} classes: wrong weights, architecture or normalisation "
+            f"(teachers.{teacher.role}.network), or too short a training"
         )
-        accuracy[each.name] = outcome.accuracy
-        if each.name == "clean" and outcome.accuracy <= near_chance(experiment.dataset.num_classes):
-            raise InputError(
-                f"teachers.{teacher.role}: its accuracy on clean images is {outcome.accuracy:.1%}, near chance for "
-                f"{experiment.dataset.num_classes} classes: wrong weights, architecture or normalisation "
-                f"(teachers.{teacher.role}.network), or too short a training"
-            )
-    display.line(
-        f"teacher {teacher.role}: {teacher.architecture}, {teacher.source}: clean {accuracy['clean']:.2%}, "
-        f"{attack.name} {accuracy[attack.name]:.2%} of {len(test.label)} images"
-    )
-    return {
+    made = {
         "architecture": teacher.architecture,
         "source": teacher.source,
         "trained_by": teacher.training.config.method["name"] if teacher.training else None,
         "params_sha256": sha256,
-        "clean_accuracy": accuracy["clean"],
-        "robust_accuracy": accuracy[attack.name],
+        "clean_accuracy": clean_accuracy,
+        "robust_accuracy": accuracy(attack, test),
         "attack": attack.name,
         "n": len(test.label),
     }
+    if teacher.role.startswith("robust"):
+        made["robust_training_accuracy"] = accuracy(attack, train)
+    display.line(
+        f"teacher {teacher.role}: {teacher.architecture}, {teacher.source}: clean {clean_accuracy:.2%}, "
+        f"{attack.name} {made['robust_accuracy']:.2%} of {len(test.label)} images"
+    )
+    return {**made, "warnings": doubts({teacher.role: made}, dataset.num_classes)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import filelock
 
-from advjax.errors import InputError
+from advjax.errors import InUse
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOCK = ".lock"
@@ -60,13 +60,13 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder; the lock of a process that was killed is gone with it.
 
     Raises:
-        InputError: another process is at work there; says which, since when.
+        InUse: another process is at work there; says which, since when.
     """
     lock, said = filelock.FileLock(folder / LOCK), folder / f"{LOCK}.json"
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise InputError(f"workdir {folder} is in use{_by(said)}: wait for it, or choose another --workdir") from None
+        raise InUse(f"workdir {folder} is in use{_by(said)}: wait for it, or choose another --workdir") from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         said.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since}))

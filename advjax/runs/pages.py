@@ -136,7 +136,7 @@ def write(folder: pathlib.Path, report: Mapping[str, Any], files: bool = False) 
     material = gather(folder, report)
     panels = figures(material)
     if files:
-        save_figures(panels, folder)
+        save_figures(panels, folder / FIGURES)
     pictures = {"The course of the training": "training.png"} if (folder / "training.png").exists() else {}
     if panels["curve"]:
         plots.sheet(panels["curve"], folder / "curve.png")
@@ -147,12 +147,12 @@ def write(folder: pathlib.Path, report: Mapping[str, Any], files: bool = False) 
 
 
 def save_figures(panels: Mapping[str, Sequence[Panel]], folder: pathlib.Path) -> None:
-    """Every panel as files of `figures/`."""
+    """Every panel as files of a folder."""
     if any(panels.values()):
-        (folder / FIGURES).mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
     for group in panels.values():
         for panel in group:
-            plots.save(panel, folder / FIGURES)
+            plots.save(panel, folder)
 
 
 def figures(material: Material) -> dict[str, list[Panel]]:
@@ -539,15 +539,19 @@ def report_page(material: Material, panels: Mapping[str, Sequence[Panel]] | None
 
 
 def write_comparison(
-    root: pathlib.Path, content: Mapping[str, Any], folders: Mapping[str, Sequence[Any]] = NOTHING
+    root: pathlib.Path,
+    content: Mapping[str, Any],
+    folders: Mapping[str, Sequence[Any]] = NOTHING,
+    name: str = "compare",
 ) -> None:
-    """Writes `compare.html` into a folder, and its figures into `figures/`, as PNG, PDF and SVG.
+    """Writes `NAME.html` into a folder, and its figures into `NAME-figures/`, as PNG, PDF and SVG.
 
     Args:
         root: the folder.
         content: what `compare.json` holds: `norm`, `eps_text`, `n`, `methods` (label -> `network`, `accuracy` by attack and
             seed, `warnings`); further keys do no harm.
         folders: label -> folders of its runs, from which curves and settings come.
+        name: of the page.
     """
     courses = {
         label: [read_metrics(pathlib.Path(each) / "metrics.jsonl") for each in own] for label, own in folders.items()
@@ -561,8 +565,8 @@ def write_comparison(
         for label, own in folders.items()
     }
     panels = comparison_figures(content, courses)
-    save_figures(panels, root)
-    write_atomically(root / "compare.html", comparison_page(content, courses, configs, panels))
+    save_figures(panels, root / f"{name}-{FIGURES}")
+    write_atomically(root / f"{name}.html", comparison_page(content, courses, configs, panels))
 
 
 def comparison_figures(

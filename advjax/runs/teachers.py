@@ -137,14 +137,28 @@ def _check_data(what: str, num_classes: Any, image_shape: tuple[Any, ...], datas
         )
 
 
+# From here on a teacher's predictions under attack on its training images are all but the labels.
+FITTED = 0.95
+
+
 def doubts(known: Mapping[str, Mapping[str, Any]], num_classes: int) -> list[str]:
-    """Warnings about teachers as `teachers.json` describes them."""
-    return [
-        f"teacher {role}: its accuracy under {each['attack']} is {each['robust_accuracy']:.2%}, near chance: it has "
-        "little robustness to teach"
-        for role, each in known.items()
-        if role.startswith("robust") and each["robust_accuracy"] <= near_chance(num_classes)
-    ]
+    """Warnings about robust teachers as `teachers.json` describes them: too weak to teach, or too sure of its labels."""
+    found = []
+    for role, each in known.items():
+        if not role.startswith("robust"):
+            continue
+        test, training = each["robust_accuracy"], each.get("robust_training_accuracy", 0.0)
+        if test <= near_chance(num_classes):
+            found.append(
+                f"teacher {role}: its accuracy under {each['attack']} is {test:.2%}, near chance: it has little "
+                "robustness to teach"
+            )
+        if training >= FITTED:
+            found.append(
+                f"teacher {role}: its accuracy under {each['attack']} on training images is {training:.2%}: what it says of "
+                "them is hardly more than their labels, and a less fitted teacher may teach better (docs/teachers.md)"
+            )
+    return found
 
 
 def near_chance(num_classes: int) -> float:

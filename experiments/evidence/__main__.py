@@ -15,14 +15,15 @@ from __future__ import annotations
 import pathlib
 import shutil
 import sys
-import traceback
 
-from advjax import cli, runs
+from advjax import cli
+from advjax.cli.sweep import say_failed
 from advjax.files import write_atomically
+from advjax.runs import tables
 from advjax.runs.display import Display
-from advjax.runs.workdir import is_finished
+from advjax.runs.sweep import Member, finish_all, is_done
 from experiments.evidence import page
-from experiments.evidence.sweeps import SWEEPS, Member
+from experiments.evidence.sweeps import SWEEPS
 
 DOCS, PAGE = pathlib.Path("docs/evidence"), pathlib.Path("docs/evidence.md")
 KEPT = ("config.json", "metrics.jsonl", "report.json", "teachers.json")
@@ -33,14 +34,14 @@ def main(argv: list[str]) -> int:
     return cli.guarded(_run, argv)
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int:
     parser = cli.Parser("experiments.evidence", __doc__)
     parser.add_argument("--sweep", required=True, choices=sorted(SWEEPS), help="which")
     parser.add_argument("--root", required=True, help="folder of its runs")
     parser.add_argument("--status", action="store_true", help="only say what is done")
     parser.add_argument("--collect", action="store_true", help="only copy what is done to docs, and fill the tables")
     options = parser.parse_args(argv[1:])
-    root = pathlib.Path(options.root)
+    root, display = pathlib.Path(options.root), Display()
     members = SWEEPS[options.sweep](options.root)
     if options.status or options.collect:
         for member in members:
@@ -50,11 +51,10 @@ def _run(argv: list[str]) -> None:
                 collect(root / member.name, DOCS / options.sweep / member.name)
         if options.collect:
             text = PAGE.read_text(encoding="utf-8")
-            write_atomically(PAGE, page.fill(text, options.sweep, page.table(page.load(DOCS / options.sweep))))
-        return
-    failed = [member.name for member in members if not (is_collected(options.sweep, member) or finish(root, member))]
-    if failed:
-        raise RuntimeError(f"these members failed: {', '.join(failed)}")
+            write_atomically(PAGE, tables.fill(text, options.sweep, page.table(page.load(DOCS / options.sweep))))
+        return 0
+    missing = [member for member in members if not is_collected(options.sweep, member)]
+    return say_failed(finish_all(missing, root, display), root, display)
 
 
 def is_collected(sweep: str, member: Member) -> bool:
@@ -64,20 +64,7 @@ def is_collected(sweep: str, member: Member) -> bool:
 
 def finished(root: pathlib.Path, member: Member, sweep: str) -> bool:
     """Whether a member's report is there, here or among the docs."""
-    return is_collected(sweep, member) or is_finished(root / member.name, runs.read(member.config))
-
-
-def finish(root: pathlib.Path, member: Member) -> bool:
-    """Runs a member as far as it is not done; whether it is then."""
-    print(f"\n=== {member.name}", flush=True)
-    try:
-        runs.finish(member.config, root / member.name, Display())
-    except KeyboardInterrupt:
-        raise
-    except Exception:
-        traceback.print_exc()
-        return False
-    return True
+    return is_collected(sweep, member) or is_done(member, root)
 
 
 def collect(source: pathlib.Path, target: pathlib.Path) -> None:

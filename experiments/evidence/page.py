@@ -50,15 +50,3 @@ def _cell(values: Sequence[float]) -> str:
         return ""
     mean = f"{100 * float(np.mean(values)):.1f}"
     return mean if len(values) == 1 else f"{mean} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
-
-
-def fill(page: str, mark: str, content: str) -> str:
-    """The page with `content` between the comments that begin and end the part `mark`.
-
-    Raises:
-        ValueError: the page has no such part.
-    """
-    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
-    if begin not in page or end not in page:
-        raise ValueError(f"the page has no part {mark}")
-    return page[: page.index(begin) + len(begin)] + "\n" + content + "\n" + page[page.index(end) :]

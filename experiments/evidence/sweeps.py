@@ -7,28 +7,13 @@ are taught by others name their folders, so the order is that of need.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from advjax import runs
 from advjax.configs import common
-
-
-class Member(NamedTuple):
-    """One run of a sweep.
-
-    Attributes:
-        name: its folder's name.
-        label: its row in the table, without the seed.
-        seed: its seed.
-        config: what is run.
-    """
-
-    name: str
-    label: str
-    seed: int
-    config: ConfigDict
+from advjax.runs.sweep import Member
 
 
 def cifar10(root: str) -> list[Member]:
@@ -107,8 +92,7 @@ def members(rows: list[tuple[str, tuple[int, ...], ConfigDict]]) -> list[Member]
         for seed in seeds:
             config = base.copy_and_resolve_references()
             config.seed = seed
-            runs.read(config)
-            made.append(Member(f"{label}-{seed}", label, seed, config))
+            made.append(Member(f"{label}-{seed}", label, seed, runs.read(config)))
     return made
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from advjax import runs
 from advjax.runs.networks import create_method
 from experiments.evidence import page
 from experiments.evidence.sweeps import SWEEPS
@@ -14,7 +13,7 @@ def test_members_are_configs_with_names_of_their_own_and_teachers_before_them(na
     assert len({member.name for member in members}) == len(members)
     before = []
     for member in members:
-        config = runs.read(member.config)
+        config = member.config
         create_method(config)
         assert (member.name, config.seed) == (f"{member.label}-{member.seed}", member.seed)
         assert {teacher.path.removeprefix("root/") for teacher in config.teachers.values()} <= set(before)
@@ -35,11 +34,3 @@ def test_the_table_is_of_the_first_network_with_the_spread_of_the_seeds():
     assert "| at | last | 2 | 42.0 [40.0, 44.0] | 22.0 [20.0, 24.0] | 32.0 [30.0, 34.0] |" in made
     assert "| sglr | last | 1 | 50.0 | 25.0 | 37.5 |" in made
     assert "best" not in made
-
-
-def test_a_part_of_a_page_is_filled_and_can_be_filled_again():
-    text = "before\n<!-- x -->\nold\n<!-- end of x -->\nafter\n"
-    once = page.fill(text, "x", "new")
-    assert once == page.fill(once, "x", "new") == "before\n<!-- x -->\n\nnew\n<!-- end of x -->\nafter\n"
-    with pytest.raises(ValueError, match="no part y"):
-        page.fill(text, "y", "new")

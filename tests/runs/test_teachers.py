@@ -92,7 +92,10 @@ def test_a_run_that_names_no_teacher_trains_both_first(report, workdir):
         assert (said["trained_by"], said["architecture"], said["source"]) == (method, "tiny_cnn", f"teachers/{role}")
         assert (said["attack"], said["n"]) == ("pgd20", 360)
         assert 0.5 < said["clean_accuracy"] <= 1
-    assert report["teachers"]["robust"]["robust_accuracy"] > report["teachers"]["clean"]["robust_accuracy"]
+    robust, clean = report["teachers"]["robust"], report["teachers"]["clean"]
+    assert robust["robust_accuracy"] > clean["robust_accuracy"]
+    assert 0 < robust["robust_training_accuracy"] < 0.95 and "robust_training_accuracy" not in clean
+    assert robust["warnings"] == [warning for warning in report["warnings"] if "teacher robust" in warning]
     page = (workdir / "report.md").read_text()
     assert report["teachers"]["robust"]["params_sha256"][:12] in page
 
@@ -217,6 +220,9 @@ def test_a_robust_teacher_without_robustness_is_a_warning():
     assert teachers.doubts({"clean": record}, 10) == []
     assert "teacher robust" in teachers.doubts({"robust": record}, 10)[0]
     assert teachers.doubts({"robust": {**record, "robust_accuracy": 0.3}}, 10) == []
+    fitted = {**record, "robust_accuracy": 0.6, "robust_training_accuracy": 0.981}
+    assert "on training images is 98.10%" in teachers.doubts({"robust": fitted}, 10)[0]
+    assert teachers.doubts({"robust": {**fitted, "robust_training_accuracy": 0.9}, "clean": fitted}, 10) == []
 
 
 def test_a_published_teacher_by_name(test_data, tmp_path):
