@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from advjax.errors import InputError, Stopped, unknown
+from advjax.errors import Gone, InputError, Stopped, unknown
 
 if TYPE_CHECKING:  # importing it loads JAX, which a wrong flag need not wait for
     from advjax.runs import Config
@@ -58,6 +58,9 @@ def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Gone as gone:
+        print(f"error: {gone}", file=sys.stderr)
+        return 1
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal

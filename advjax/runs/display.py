@@ -41,10 +41,15 @@ class _Console(Console):
 
 
 class Display:
-    """Progress on the terminal: a live bar where there is one, plain lines where the output goes elsewhere."""
+    """Progress on the terminal: a live bar where there is one, plain lines where the output goes elsewhere.
 
-    def __init__(self, live: bool | None = None) -> None:
-        self._console = _Console(highlight=False, soft_wrap=True)
+    Args:
+        live: whether there is a bar; by what the output is, if absent.
+        quiet: says nothing, as the processes of a run do but one.
+    """
+
+    def __init__(self, live: bool | None = None, quiet: bool = False) -> None:
+        self._console = _Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._live = self._console.is_terminal if live is None else live
         self._progress: Progress | None = None
         self._next_line = 0.0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from advjax import evaluate, models
+from advjax import evaluate, hosts, models
 from advjax.data import Dataset, Split
 from advjax.errors import Stopped
 from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
@@ -80,6 +80,7 @@ def score(
 
     def progress(done: int, total: int) -> None:
         display.update(done, total)
+        hosts.check()
         if interrupts and interrupts.signal:
             display.stop()
             said = f"stopped by {interrupts.name} during the evaluation; the same command goes on where it was"
@@ -117,8 +118,9 @@ def score(
         devices=devices,
         progress=progress,
     )
-    lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
-    write_atomically(directory / f"examples-{protocol}.jsonl", lines)
+    if hosts.is_first():
+        lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
+        write_atomically(directory / f"examples-{protocol}.jsonl", lines)
     left_out = [attack.name for attack in attacks if attack.name not in outcomes]
     if left_out:
         display.line(f"{where}: left out for want of a surrogate network: {', '.join(left_out)}")
