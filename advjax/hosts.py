@@ -13,6 +13,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -22,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -34,7 +36,8 @@ _PREFIX = "advjax"
 _BEATS = 5  # of a process within the time after which it counts as gone
 
 
-class Place(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Place:
     """Where a process stands among the others.
 
     Attributes:
@@ -68,9 +71,8 @@ def parse(hosts: str) -> Place | None:
 
 def _of_cluster(timeout: float) -> Place | None:
     """What a TPU pod, Slurm, Open MPI or another cluster that JAX knows says of this process; None for a single one."""
-    from jax._src.clusters import ClusterEnv
-
-    found = [each for each in ClusterEnv._cluster_types if not each.opt_in_only_method and each.is_env_present()]
+    kinds = importlib.import_module("jax._src.clusters").ClusterEnv._cluster_types
+    found = [each for each in kinds if not each.opt_in_only_method and each.is_env_present()]
     if not found or found[0].get_process_count() < 2:
         return None
     cluster, port = found[0], os.environ.get("JAX_COORDINATOR_PORT")
@@ -91,10 +93,9 @@ class _World:
     """The processes, as one of them sees them."""
 
     def __init__(self, place: Place, timeout: float) -> None:
-        # Imported here, since only its client's store needs no devices.
-        from jax._src.distributed import global_state
-
-        self.place, self.timeout, self.store = place, timeout, global_state.client
+        self.place, self.timeout = place, timeout
+        # Not public, but the only store that needs no devices.
+        self.store: Any = importlib.import_module("jax._src.distributed").global_state.client
         self.calls, self.depth, self.names = itertools.count(), 0, [""] * place.count
         self.ended: dict[int, tuple[int, Mapping[str, Any]]] = {}  # process -> the look that saw it, what it said
         self.quiet = dict.fromkeys(self.others, 0)  # process -> looks since its last beat

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from advjax import cli, runs
+from advjax import cli, hosts, runs
 from advjax.errors import InputError
 from advjax.files import read_json, write_atomically, write_json
 from advjax.runs import plots
@@ -50,6 +50,8 @@ def _run(argv: list[str]) -> None:
         reports = {name: [read_json(name, "report.json")] for name in options.runs.split(",")}
     else:
         reports = _finish_runs(options, display)
+    if not hosts.is_first():  # of several processes one makes the table
+        return
     check_rows(reports)
     check_comparable(reports)
     content = summarise(reports)

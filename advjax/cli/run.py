@@ -29,7 +29,7 @@ def _run(argv: list[str]) -> None:
     config = cli.parse(argv, required=("workdir",))
     if config is None:
         return cli.print_list()
-    from advjax import runs
+    from advjax import hosts, runs
 
     if not FLAGS.dry_run:
         runs.finish(config, FLAGS.workdir)
@@ -37,8 +37,10 @@ def _run(argv: list[str]) -> None:
     from advjax.runs import compilation_cache, estimate
     from advjax.runs.display import Display
 
-    compilation_cache.enable(config.compilation_cache)
-    return estimate.describe(runs.build(config), Display())
+    hosts.join(config.hosts, config.hosts_timeout)
+    with hosts.together():
+        compilation_cache.enable(config.compilation_cache)
+        return estimate.describe(runs.build(config), Display(quiet=not hosts.is_first()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Several processes on this machine train, evaluate, stop, die and go on as one; what comes out is compared with one process.
+"""Several processes on this machine train, evaluate, stop, die and go on as one; the outcome is compared with one process.
 
     python -m experiments.soak.hosts --root=/tmp/hosts                       # everything
     python -m experiments.soak.hosts --root=/tmp/hosts --layouts=2x1 --methods=pgd_at,sglr
@@ -160,6 +160,7 @@ def difference(one: str | pathlib.Path, other: str | pathlib.Path) -> float:
     loaded = []
     for place in (one, other):
         checkpoints = open_checkpoints(place)
+        assert checkpoints.last is not None, place
         loaded.append(checkpoints.restore_networks(checkpoints.last))
         checkpoints.close()
     worst = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b), initial=0.0)), *loaded)
@@ -194,38 +195,36 @@ def soak(root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int
     """Everything; the number of findings that are not as they should be."""
     say = Findings()
     for processes, devices in layouts:
-        here, total = root / f"{processes}x{devices}", processes * devices
-        alone = root / f"1x{total}"
+        name, total = f"{processes}x{devices}", processes * devices
+        here, alone = root / name, root / f"1x{total}"
         missing = [Job(each, str(alone / each)) for each in methods if not (alone / each / "report.json").exists()]
-        succeeded(group(missing, 1, total)) if missing else None
+        if missing:
+            succeeded(group(missing, 1, total))
         for folder in (here / "a", here / "b"):
             succeeded(group([Job(each, str(folder / each)) for each in methods], processes, devices))
         for each in methods:
-            off = difference(here / "a" / each, alone / each)
-            say(f"{processes}x{devices} {each}: as one process", off <= TOLERANCE, f"{off:.1e}")
-            say(f"{processes}x{devices} {each}: repeats to the bit", difference(here / "a" / each, here / "b" / each) == 0)
-            say(f"{processes}x{devices} {each}: the same verdicts", verdicts(here / "a" / each) == verdicts(here / "b" / each))
+            one, two = here / "a" / each, here / "b" / each
+            say(f"{name} {each}: as one process", (off := difference(one, alone / each)) <= TOLERANCE, f"{off:.1e}")
+            say(f"{name} {each}: repeats to the bit", difference(one, two) == 0 and verdicts(one) == verdicts(two))
+            say(f"{name} {each}: verdicts as of one process", verdicts(one) == verdicts(alone / each))
         for each in methods:
-            # Stopped in one layout, gone on with in one process, or the other way round.
-            stopped = here / "stopped" / each
-            step = STEPS_PER_EPOCH - 1 + (each == "bmtard")
-            ended = group([Job(each, str(stopped), {}, signal.SIGTERM, step)], processes, devices)
+            place = here / "stopped" / each
+            ended = group([Job(each, str(place), {}, signal.SIGTERM, STEPS_PER_EPOCH + 1)], processes, devices)
             statuses = [process.status for process in ended]
-            say(f"{processes}x{devices} {each}: all stop", statuses == [128 + signal.SIGTERM] * processes, statuses)
-            succeeded(group([Job(each, str(stopped))], 1, total))
-            off = difference(stopped, alone / each)
-            say(f"{processes}x{devices} {each}: gone on with in one process", off <= TOLERANCE, f"{off:.1e}")
+            say(f"{name} {each}: all stop", statuses == [128 + signal.SIGTERM] * processes, statuses)
+            succeeded(group([Job(each, str(place))], 1, total))
+            off = difference(place, alone / each)
+            say(f"{name} {each}: one process goes on", off <= TOLERANCE, f"{off:.1e}")
         for victim in (0, processes - 1):
-            died = here / f"died-{victim}"
-            started = time.monotonic()
-            job = Job(methods[0], str(died), {}, signal.SIGKILL, STEPS_PER_EPOCH + 1, victim)
+            place, started = here / f"died-{victim}", time.monotonic()
+            job = Job(methods[0], str(place), {}, signal.SIGKILL, STEPS_PER_EPOCH + 1, victim)
             ended = group([job], processes, devices)
             lines = [each.err.strip().splitlines()[-1] for each in ended if each.status == 1]
             told = len(lines) == processes - 1 and all(f"process {victim} of {processes}" in line for line in lines)
-            say(f"{processes}x{devices}: process {victim} killed", told, f"{time.monotonic() - started:.0f} s in all; {lines}")
-            succeeded(group([Job(methods[0], str(died))], processes, devices))
-            off = difference(died, alone / methods[0])
-            say(f"{processes}x{devices}: goes on after process {victim} was killed", off <= TOLERANCE, f"{off:.1e}")
+            say(f"{name}: process {victim} killed", told, f"{time.monotonic() - started:.0f} s in all; {lines}")
+            succeeded(group([Job(methods[0], str(place))], processes, devices))
+            off = difference(place, alone / methods[0])
+            say(f"{name}: goes on after process {victim} was killed", off <= TOLERANCE, f"{off:.1e}")
     return say.failed
 
 
