@@ -28,10 +28,10 @@ from advjax.errors import InputError, within
 from advjax.numbers import number
 from advjax.runs import Config, compilation_cache
 from advjax.runs.build import load_data
-from advjax.runs.display import Display
+from advjax.runs.display import Display, Silent
 from advjax.runs.evaluate import Subject, Surrogate, score, write_report
 from advjax.runs.networks import create_method
-from advjax.runs.workdir import read_config, sha256_of
+from advjax.runs.workdir import check_place, read_config, sha256_of
 
 
 def main(argv: list[str]) -> int:
@@ -82,6 +82,7 @@ def _run(argv: list[str]) -> None:
         raise InputError(f"--batch_size must be at least 0 (0: what suits the machine), it is {options.batch_size}")
     if not options.out:
         raise InputError("--out is missing: --out=FOLDER")
+    check_place(options.out, "--out")
     if options.hosts_timeout <= 0:
         raise InputError(f"--hosts_timeout must be above 0, it is {options.hosts_timeout:g}")
     with within("--"):
@@ -115,7 +116,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out must be a folder that can be written to: {error.strerror}") from None
-    display = Display(quiet=not hosts.is_first())
+    display = Display() if hosts.is_first() else Silent()
     results = score(
         subject,
         attacks,

@@ -35,12 +35,12 @@ def _run(argv: list[str]) -> None:
         runs.finish(config, FLAGS.workdir)
         return None
     from advjax.runs import compilation_cache, estimate
-    from advjax.runs.display import Display
+    from advjax.runs.display import Display, Silent
 
     hosts.join(config.hosts, config.hosts_timeout)
     with hosts.together():
         compilation_cache.enable(config.compilation_cache)
-        return estimate.describe(runs.build(config), Display(quiet=not hosts.is_first()))
+        return estimate.describe(runs.build(config), Display() if hosts.is_first() else Silent())
 
 
 if __name__ == "__main__":

@@ -41,15 +41,10 @@ class _Console(Console):
 
 
 class Display:
-    """Progress on the terminal: a live bar where there is one, plain lines where the output goes elsewhere.
+    """Progress on the terminal: a live bar where there is one, plain lines where the output goes elsewhere."""
 
-    Args:
-        live: whether there is a bar; by what the output is, if absent.
-        quiet: says nothing, as the processes of a run do but one.
-    """
-
-    def __init__(self, live: bool | None = None, quiet: bool = False) -> None:
-        self._console = _Console(highlight=False, soft_wrap=True, quiet=quiet)
+    def __init__(self, live: bool | None = None) -> None:
+        self._console = _Console(highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal if live is None else live
         self._progress: Progress | None = None
         self._next_line = 0.0
@@ -97,6 +92,14 @@ class Display:
         if self._progress:
             self._progress.stop()
             self._progress = None
+
+
+class Silent(Display):
+    """Says nothing, as all processes of a run do but one."""
+
+    def __init__(self) -> None:
+        super().__init__(live=False)
+        self._console.quiet = True
 
 
 def duration(seconds: float) -> str:

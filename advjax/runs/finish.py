@@ -18,7 +18,7 @@ from advjax.evaluate import attack_dataset, clean, params_sha256, pgd_steps
 from advjax.files import read_json, write_json
 from advjax.runs import compilation_cache, plots, schema, workdir
 from advjax.runs.build import build
-from advjax.runs.display import Display
+from advjax.runs.display import Display, Silent
 from advjax.runs.evaluate import evaluate_experiment, write_report
 from advjax.runs.experiment import Experiment, Teacher
 from advjax.runs.interrupts import Interrupts, alone, listening
@@ -56,12 +56,14 @@ def finish(
         Stopped: by SIGTERM or SIGINT; everything is saved.
         Gone: another process of the run is.
     """
-    folder, config = pathlib.Path(folder), config if isinstance(config, Config) else schema.read(config)
+    config = config if isinstance(config, Config) else schema.read(config)
+    workdir.check_place(folder)
+    folder = pathlib.Path(folder)
     hosts.join(config.hosts, config.hosts_timeout)
     with hosts.together():
         # Where this process stands among the others is no part of what is trained, saved and hashed.
         config = dataclasses.replace(config, hosts=hosts.AUTO)
-        display = (display or Display()) if hosts.is_first() else Display(quiet=True)
+        display = (display or Display()) if hosts.is_first() else Silent()
         hosts.check_same({"version": __version__, **schema.shared_fields(config)})
         if hosts.by_first(lambda: workdir.is_finished(folder, config)):
             display.line(f"finished already: {folder / 'report.md'}")

@@ -53,6 +53,8 @@ NOT_TRAINING += ("checkpoint", "on_divergence")
 # What a teacher that is trained first takes from its student's config.
 SHARED = (
     "devices",
+    "hosts",
+    "hosts_timeout",
     "parallel",
     "precision",
     "data",

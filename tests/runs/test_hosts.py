@@ -10,7 +10,7 @@ from advjax import hosts, parallel, runs
 from advjax.attacks import read_record
 from advjax.attacks.engine.record import Record, merge
 from advjax.errors import InputError
-from advjax.runs.display import Display
+from advjax.runs.display import Silent
 from advjax.runs.metrics import read_metrics
 from experiments.soak.hosts import TOLERANCE, Job, config, difference, group, verdicts
 
@@ -43,7 +43,7 @@ def alone(tmp_path_factory):
 
     def made(method, folder=None):
         place = folder or root / method
-        runs.finish(config(method, **fields(method), devices=2, hosts="off"), place, Display(quiet=True))
+        runs.finish(config(method, **fields(method), devices=2, hosts="off"), place, Silent())
         return place
 
     return made
