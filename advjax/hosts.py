@@ -204,23 +204,6 @@ class _World:
             time.sleep(2 * self.interval)  # the coordinator goes last, so that every process finds out by itself
         os._exit(status)
 
-    def speak_when_aborted(self) -> None:
-        """XLA aborts a process at once whose coordinator is gone; this says so, and ends it without a core dump."""
-
-        def aborted(number: int) -> None:
-            try:
-                host, _, port = self.place.coordinator.rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-            except OSError:
-                line = (
-                    f"error: {self.named(0)}, the coordinator, is gone; the same command goes on from what is saved\n"
-                )
-                os.write(2, line.encode())
-                os._exit(1)
-
-        self._aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # kept: C holds no reference
-        ctypes.CDLL(None).signal(signal.SIGABRT, self._aborted)
-
     def leave(self) -> None:
         """At the interpreter's end."""
         self.end(None)
@@ -229,6 +212,38 @@ class _World:
 
 
 _world: _World | None = None
+_aborted: Any = None  # kept, since C holds no reference
+
+
+def _speak_when_aborted(place: Place) -> None:
+    """XLA aborts a process at once that cannot join, or whose coordinator is gone; this says so and ends it in order."""
+    global _aborted
+
+    def aborted(number: int) -> None:
+        if _world is None:
+            end = _lonely(place), 2
+        elif _answers(place.coordinator):
+            return  # it aborts for a reason of its own
+        else:
+            end = f"{_world.named(0)}, the coordinator, is gone; the same command goes on from what is saved", 1
+        os.write(2, f"error: {end[0]}\n".encode())
+        os._exit(end[1])
+
+    _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+
+
+def _lonely(place: Place) -> str:
+    return f"hosts: process {place.index} of {place.count} did not find all others at {place.coordinator}"
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def join(hosts: str = AUTO, timeout: float = 60.0) -> None:
@@ -250,6 +265,7 @@ def join(hosts: str = AUTO, timeout: float = 60.0) -> None:
         return
     # Its handler would take SIGTERM, which a run takes itself.
     jax.config.update("jax_enable_preemption_service", False)
+    _speak_when_aborted(place)
     try:
         jax.distributed.initialize(
             place.coordinator,
@@ -263,13 +279,8 @@ def join(hosts: str = AUTO, timeout: float = 60.0) -> None:
             shutdown_timeout_seconds=round(timeout) + 1,
         )
     except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"process {place.index} of {place.count} does not find the others at {place.coordinator}: "
-            f"{str(error).splitlines()[0]}",
-            "hosts",
-        ) from None
+        raise InputError(f"{_lonely(place)}: {str(error).splitlines()[0]}") from None
     _world = _World(place, timeout)
-    _world.speak_when_aborted()
     _world.thread.start()
     atexit.register(_world.leave)
     _world.names = _world.gather(socket.gethostname())
