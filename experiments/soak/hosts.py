@@ -9,6 +9,7 @@ A layout is PROCESSES x DEVICES of each. Processes talk over the loopback addres
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import pathlib
@@ -72,7 +73,7 @@ class Job(NamedTuple):
         method: its name.
         workdir: folder of the run.
         fields: of its config, as the command line has them.
-        signal: what process `victim` gets after `step` steps; 0: nothing.
+        signal: what process `victim` gets after `step` steps, or after `-step` attempts of AutoAttack; 0: nothing.
         step: see above.
         victim: see above.
         differs: fields that the victim's config has otherwise.
@@ -90,9 +91,12 @@ class Job(NamedTuple):
 def work(jobs: Sequence[Job], place: str, index: int) -> None:
     """What a process does: `runs.finish` for every job."""
     from advjax import runs
+
+    autoattack = importlib.import_module("advjax.attacks.autoattack")
     from advjax.training import Trainer
 
-    steps = Trainer.steps
+    steps, settle = Trainer.steps, autoattack._Cascade._settle
+    settled = 0
 
     def hit(job: Job) -> Any:
         def stepping(self, *args, **options):
@@ -103,6 +107,14 @@ def work(jobs: Sequence[Job], place: str, index: int) -> None:
 
         return stepping
 
+    def settling(self, *args):
+        nonlocal settled
+        settle(self, *args)
+        settled += 1
+        if job.signal and settled == -job.step and index == job.victim:
+            os.kill(os.getpid(), job.signal)
+
+    autoattack._Cascade._settle = settling  # type: ignore[method-assign]
     for job in jobs:
         own = job.differs if index == job.victim else {}
         Trainer.steps = hit(job)  # type: ignore[method-assign]
@@ -215,6 +227,16 @@ def soak(root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int
             succeeded(group([Job(each, str(place))], 1, total))
             off = difference(place, alone / each)
             say(f"{name} {each}: one process goes on", off <= TOLERANCE, f"{off:.1e}")
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            place = here / f"evaluation-{number.name}"
+            ended = group([Job(methods[0], str(place), {}, number, -9)], processes, devices)
+            say(
+                f"{name}: {number.name} in the evaluation",
+                all(each.status for each in ended),
+                [e.status for e in ended],
+            )
+            succeeded(group([Job(methods[0], str(place))], 1, total))
+            say(f"{name}: one process goes on with it", verdicts(place) == verdicts(alone / methods[0]))
         for victim in (0, processes - 1):
             place, started = here / f"died-{victim}", time.monotonic()
             job = Job(methods[0], str(place), {}, signal.SIGKILL, STEPS_PER_EPOCH + 1, victim)
