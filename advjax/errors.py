@@ -40,6 +40,10 @@ class Stopped(Exception):
         self.signal = signal
 
 
+class Gone(Exception):
+    """Another process of the run (`advjax.hosts`) is gone, or failed; the message says which."""
+
+
 @contextlib.contextmanager
 def within(prefix: str) -> Iterator[None]:
     """Names the place of a field that is found wrong: inside `within("method.")`, `beta` becomes `method.beta`."""

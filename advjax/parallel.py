@@ -7,7 +7,9 @@ named axis `AXIS`, so that either maps them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import itertools
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advjax import compiling
+from advjax import compiling, hosts
 from advjax.errors import InputError, unknown
 
 AXIS = "devices"
@@ -33,6 +35,25 @@ def local_devices(count: int = 0) -> list[jax.Device]:
     if not 0 <= count <= len(found):
         raise InputError(f"must be between 0 (all) and {len(found)}, it is {count}", "devices")
     return found[: count or len(found)]
+
+
+def run_devices(count: int = 0) -> list[jax.Device]:
+    """The first `count` devices of every process of this run (`advjax.hosts`), process by process; all for 0.
+
+    Raises:
+        InputError: this one has fewer.
+    """
+    if hosts.count() == 1:
+        return local_devices(count)
+    local_devices(count)
+    found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    of_each = itertools.groupby(found, lambda device: device.process_index)
+    return [device for _, own in of_each for device in list(own)[: count or None]]
+
+
+def processes(devices: Sequence[jax.Device]) -> list[int]:
+    """The processes that devices belong to, ascending."""
+    return sorted({device.process_index for device in devices})
 
 
 def check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:
@@ -53,7 +74,8 @@ def map_step(function: Callable, devices: Sequence[jax.Device], mapping: str = "
     Args:
         function: the step of one device. `shares` reaches it without the leading axis.
         devices: where it runs.
-        mapping: `"pmap"`, or `"shard_map"` over a mesh under `jit`; both make the same program.
+        mapping: `"pmap"`, or `"shard_map"` over a mesh under `jit`; both make the same program. Devices of several
+            processes always take the latter.
 
     Raises:
         InputError: another mapping.
@@ -61,7 +83,7 @@ def map_step(function: Callable, devices: Sequence[jax.Device], mapping: str = "
     if mapping not in MAPPINGS:
         raise unknown("mapping", mapping, MAPPINGS, "mapping")
     count = len(inspect.signature(function).parameters)
-    if mapping == "pmap":
+    if mapping == "pmap" and len(processes(devices)) == 1:
         axes = (*[None] * (count - 1), 0)
         mapped = jax.pmap(
             function, axis_name=AXIS, devices=list(devices), in_axes=axes, out_axes=None, donate_argnums=0
@@ -82,12 +104,54 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """The same arrays on every device, for the common arguments of a mapped step and for functions under `jit`."""
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+    return _put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
 
 
 def split(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Arrays [devices, ...], a row to each device, for the last argument of a mapped step."""
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+    """Arrays [devices, ...], a row to each device, for the last argument of a mapped step.
+
+    Of devices of several processes, each puts the rows of its own where they belong and never looks at the others.
+    """
+    return _put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: _put_own(leaf, sharding), tree)
+
+
+def _put_own(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """This process's part of an array over the devices of several, each of which has the whole."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf
+    whole = np.asarray(leaf)
+    whole = whole.astype(jax.dtypes.canonicalize_dtype(whole.dtype), copy=False)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def here(tree: Any) -> Any:
+    """Arrays that are the same on the devices of several processes, on the first of this one's; others as they are."""
+
+    def own(leaf):
+        several = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        return leaf.addressable_data(0) if several else leaf
+
+    return jax.tree.map(own, tree)
+
+
+@functools.cache
+def _most(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda rows: jnp.max(rows, 0), out_shardings=sharding)
+
+
+def most(values: Sequence[int], devices: Sequence[jax.Device]) -> jax.Array:
+    """The largest of each of some small integers over all processes of these devices, on its way.
+
+    All processes call it in the same order, and see the same once they look at it.
+    """
+    rows = np.broadcast_to(np.asarray(values, np.int32), (len(devices), len(values)))
+    return _most(NamedSharding(_mesh(devices), PartitionSpec()))(split(rows, devices))
 
 
 def shares(tree: Any, devices: Sequence[jax.Device], axis: int = 0) -> Any:
@@ -148,6 +212,16 @@ class Devices:
 
     def __len__(self) -> int:
         return len(self.devices)
+
+    @property
+    def processes(self) -> list[int]:
+        """The processes that they belong to, ascending."""
+        return processes(self.devices)
+
+    @property
+    def own(self) -> Devices:
+        """Those of this process alone."""
+        return Devices([device for device in self.devices if device.process_index == hosts.index()])
 
     @property
     def mesh(self) -> Mesh:

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(advjax.__file__).parent
 FLOORS = [
     ["errors", "version"],
     ["numbers", "files", "seeds"],
-    ["fields", "plugins"],
+    ["fields", "plugins", "hosts"],
     ["compiling"],
     ["parallel"],
     ["losses", "threat"],

@@ -212,6 +212,7 @@ def cascade(
     non_finite: str = "broken",
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[str, int, int, int], None] | None = None,
+    part: int | None = None,
 ) -> AutoAttackResult:
     """AutoAttack's machinery for any sequence of its attacks, e.g. `attacks=("apgd_ce",)`; not to be called AutoAttack.
 
@@ -220,6 +221,7 @@ def cascade(
         targets: what targeted attacks aim at: `"logits"`, the likeliest wrong classes, as AutoAttack, or `"malt"`, the
             nearest ones (`malt_targets`).
         eot_samples: forwards over which gradients are averaged and verdicts voted on.
+        part: for one of several processes that share the images out: the number of its part of the record (`Record`).
         logits_fn, key, x, y, norm, eps, batch_size, ids, stochastic, search_dtype, record_path, network_hash, non_finite,
             devices, progress: as in `autoattack`.
 
@@ -258,7 +260,7 @@ def cascade(
     }  # fmt: skip
     if record_path is not None:
         config |= identity(logits_fn, x.shape[1:], stochastic=stochastic)
-    record = Record(record_path, config, x.shape[1:])
+    record = Record(record_path, config, x.shape[1:], part)
     try:
         with compiling.for_devices(place.devices):
             run.clean(record)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from advjax.errors import InputError, Stopped, unknown
+from advjax.errors import Gone, InputError, Stopped, unknown
 
 if TYPE_CHECKING:  # importing it loads JAX, which a wrong flag need not wait for
     from advjax.runs import Config
@@ -56,15 +56,18 @@ def program(module: str) -> str:
 
 
 def display(quiet: bool, as_json: bool) -> Display:
-    """The terminal as `--quiet` or `--json` have it.
+    """The terminal as `--quiet` or `--json` have it; of several processes only the first says anything.
 
     Raises:
         InputError: both at once.
     """
-    from advjax.runs.display import Display
+    from advjax import hosts
+    from advjax.runs.display import Display, Silent
 
     if quiet and as_json:
         raise InputError("--quiet and --json exclude each other")
+    if not hosts.is_first():
+        return Silent()
     return Display(form="quiet" if quiet else "json" if as_json else "text")
 
 
@@ -77,6 +80,9 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Gone as gone:
+        print(f"error: {gone}", file=sys.stderr)
+        return 1
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal

@@ -16,7 +16,7 @@ import glob
 import pathlib
 import sys
 
-from advjax import cli
+from advjax import cli, hosts
 from advjax.cli.sweep import collect, make_members, names_of, say_failed, seeds_of, write
 from advjax.errors import InputError
 from advjax.runs import sweep, tables
@@ -56,7 +56,7 @@ def _run(argv: list[str]) -> int:
         )
         failed = sweep.finish_all(members, root, display)
         entries = collect(members, root)
-    if entries:
+    if entries and hosts.is_first():  # of several processes one makes the table
         tables.check_rows(entries)
         tables.check_comparable(entries)
         write([entries], options.reference, root, "compare", display)

@@ -5,7 +5,8 @@
     python -m experiments.evaluate --function=my.module:make_logits_fn --data=digits --eps=0.2 --out=runs/mine
 
 `--function` names a function without arguments that returns a `logits_fn`: images [B, H, W, C] in [0, 1] -> logits.
-Outcomes are written to `--out` as they are known; the same command again goes on from there. All devices are used.
+Outcomes are written to `--out` as they are known; the same command again goes on from there. All devices are used, and
+those of all processes that share the images out (`--hosts`, as `config.hosts`; docs/hosts.md).
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ import sys
 from collections.abc import Callable
 
 import advjax
-from advjax import cli, data, evaluate, models, parallel, threat
+from advjax import cli, data, evaluate, hosts, models, parallel, threat
 from advjax.attacks.engine.inputs import check_radius
-from advjax.errors import InputError
+from advjax.errors import InputError, within
 from advjax.numbers import number
 from advjax.runs import Config, compilation_cache, exhibits
 from advjax.runs.build import load_data
 from advjax.runs.evaluate import Subject, Surrogate, doubts, score, write_report
 from advjax.runs.networks import create_method
-from advjax.runs.workdir import read_config, sha256_of
+from advjax.runs.workdir import check_place, read_config, sha256_of
 
 
 def main(argv: list[str]) -> int:
@@ -61,6 +62,10 @@ def _options(argv: list[str]) -> argparse.Namespace:
         "--surrogate", default="", help="folder of a finished run on which transfer attacks are crafted"
     )
     parser.add_argument("--out", default="", help="folder for report and records")
+    parser.add_argument("--hosts", default=hosts.AUTO, help=hosts.ALLOWED)
+    parser.add_argument(
+        "--hosts_timeout", default=60.0, type=float, help="seconds after which a silent process is gone"
+    )
     parser.add_argument("--compilation_cache", default="auto", help="auto, off or a folder")
     return parser.parse_args(argv[1:])
 
@@ -76,6 +81,18 @@ def _run(argv: list[str]) -> None:
         raise InputError(f"--batch_size must be at least 0 (0: what suits the machine), it is {options.batch_size}")
     if not options.out:
         raise InputError("--out is missing: --out=FOLDER")
+    check_place(options.out, "--out")
+    if options.hosts_timeout <= 0:
+        raise InputError(f"--hosts_timeout must be above 0, it is {options.hosts_timeout:g}")
+    with within("--"):
+        hosts.join(options.hosts, options.hosts_timeout)
+    with hosts.together():
+        _evaluate(options)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    own = ("hosts", "data_path", "compilation_cache")
+    hosts.check_same({"version": advjax.__version__} | {k: v for k, v in vars(options).items() if k not in own})
     compilation_cache.enable(options.compilation_cache)
     known = read_config(options.workdir) if options.workdir else None
     norm = threat.canonical_norm(options.norm or (known.attack.norm if known else "linf"))
@@ -90,6 +107,7 @@ def _run(argv: list[str]) -> None:
     surrogate = None
     if options.surrogate:
         surrogate = Surrogate(options.surrogate, advjax.logits_fn(*advjax.load_run(options.surrogate)))
+    hosts.check_same({"the test set": sha256_of(dataset.test), "the network": subject.sha256})
     examples = options.examples or len(dataset.test.label)
     test = data.Split(*(array[:examples] for array in dataset.test))
     out = pathlib.Path(options.out)
@@ -107,21 +125,22 @@ def _run(argv: list[str]) -> None:
         display=display,
         seed=options.seed,
         batch_size=options.batch_size,
-        devices=parallel.local_devices(),
+        devices=parallel.run_devices(),
         surrogate=surrogate,
     )
-    exhibits.collect(
-        subject.logits_fn,
-        attacks,
-        dataset,
-        out,
-        network_hash=subject.sha256,
-        eps=number(eps),
-        examples=examples,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        devices=parallel.local_devices(),
-    )
+    if hosts.is_first():
+        exhibits.collect(
+            subject.logits_fn,
+            attacks,
+            dataset,
+            out,
+            network_hash=subject.sha256,
+            eps=number(eps),
+            examples=examples,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            devices=parallel.local_devices(),
+        )
     settings = {name: getattr(options, name) for name in ("protocol", "examples", "seed", "data", "surrogate")}
     report = evaluate.assemble(
         known.method["name"] if known else subject.name,
@@ -133,7 +152,8 @@ def _run(argv: list[str]) -> None:
         data={"name": dataset.name, "test_sha256": sha256_of(dataset.test)},
         doubts=doubts(results, attacks, dataset.num_classes),
     )
-    write_report(out, report, display)
+    if hosts.is_first():
+        write_report(out, report, display)
 
 
 def _load_data(options: argparse.Namespace, known: Config | None) -> data.Dataset:

@@ -31,15 +31,16 @@ def _run(argv: list[str]) -> None:
     config = cli.parse(argv, required=("workdir",))
     if config is None:
         return cli.print_list()
-    from advjax import runs
+    from advjax import hosts, runs
     from advjax.runs import compilation_cache, estimate
 
-    display = cli.display(FLAGS.quiet, FLAGS.json)
     if not FLAGS.dry_run:
-        runs.finish(config, FLAGS.workdir, display)
+        runs.finish(config, FLAGS.workdir, cli.display(FLAGS.quiet, FLAGS.json))
         return None
-    compilation_cache.enable(config.compilation_cache)
-    return estimate.describe(runs.build(config), display)
+    hosts.join(config.hosts, config.hosts_timeout)
+    with hosts.together():
+        compilation_cache.enable(config.compilation_cache)
+        return estimate.describe(runs.build(config), cli.display(FLAGS.quiet, FLAGS.json))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ import os
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import compiling
+from advjax import compiling, hosts
 from advjax.attacks import Stage, cascade
 from advjax.attacks.autoattack import stage
 from advjax.attacks.engine.flags import CONSTANT, GRADIENTS, NON_FINITE_LOGITS, PROBABILITIES, are_probabilities
@@ -22,7 +22,7 @@ from advjax.attacks.engine.identity import identity, uses_gradients
 from advjax.attacks.engine.inputs import NON_FINITE, check_choice, check_labels, count_classes
 from advjax.attacks.engine.loops import as_partial
 from advjax.attacks.engine.oracle import is_wrong
-from advjax.attacks.engine.record import Record, checksum
+from advjax.attacks.engine.record import Record, checksum, merge
 from advjax.data import Split, to_float
 from advjax.errors import InputError
 from advjax.evaluate.protocols import Attack, LogitsFn
@@ -97,7 +97,8 @@ def attack_dataset(
         seed: root of the attack's randomness, in 0..2**32-1.
         batch_size: examples at a time, rounded up to a multiple of the devices; the last batch is padded. 0: what
             suits the devices.
-        devices: where to run; this host's if absent.
+        devices: where to run; this process's if absent. If they are of several processes (`advjax.hosts`), all of them
+            make this call, share the images out, and get the outcome of all; a record is in a folder that all see.
         surrogate: the network that the examples are crafted on, if another (transfer attack, `craft` only).
         progress: called with how many images are done, the total, and how many are not broken.
         record_path: file to which every outcome is appended as it is known; the same call again goes on from there.
@@ -111,7 +112,7 @@ def attack_dataset(
     Raises:
         InputError: a bad seed or batch size, a function that gives no logits, images that are not uint8, labels that
             are no classes, logits that are not finite on a clean image, stages with a surrogate, a record of a
-            different evaluation, network, surrogate or data.
+            different evaluation, network, surrogate or data; stages on several hosts without a record.
     """
     place = Devices(devices)
     batch_size, seed = place.batch_size(batch_size), check_seed(seed)
@@ -141,8 +142,40 @@ def attack_dataset(
         )
     else:
         stages = [stage(name, attack.norm, num_classes) for name in attack.stages]
-        outcome = _run_stages(logits_fn, attack, stages, split, place, **options)
+        run = _share_stages if len(place.processes) > 1 else _run_stages
+        outcome = run(logits_fn, attack, stages, split, place, **options)
     return outcome._replace(seconds=time.perf_counter() - started)
+
+
+def _share_stages(logits_fn, attack, stages, split, place, *, progress, record_path, batch_size, **options) -> Outcome:
+    """Every process attacks each so manieth image; then the first one goes through the record of all as if resuming."""
+    if record_path is None:
+        raise InputError("must be given where several hosts share the images of a cascade", "record_path")
+    n, shape, own = len(split.label), split.image.shape[1:], place.own
+    options |= {"record_path": record_path, "batch_size": -(-batch_size * len(own) // len(place))}
+    hosts.by_first(lambda: merge(record_path, shape))
+    if len(ids := _shared_out(n, place)):
+
+        def of_all(done: int, total: int) -> None:
+            progress(n * done // total, n)
+
+        share = Split(*(array[ids] for array in split))
+        _run_stages(logits_fn, attack, stages, share, own, ids=ids, part=hosts.index(), progress=of_all, **options)
+    hosts.gather(None)
+
+    def whole() -> list[Any]:
+        merge(record_path, shape)
+        outcome = _run_stages(logits_fn, attack, stages, split, own, progress=progress, **options)
+        return [part.tolist() if isinstance(part, np.ndarray) else part for part in outcome]
+
+    robust, _, forwards, backwards, flags, notes = hosts.by_first(whole)
+    counts = np.asarray(forwards), np.asarray(backwards)
+    return Outcome(np.asarray(robust, bool), 0.0, *counts, tuple(flags), tuple(notes))
+
+
+def _shared_out(n: int, place: Devices) -> np.ndarray:
+    """The rows of this process: each so manieth, since hard images often follow each other."""
+    return np.arange(n)[place.processes.index(hosts.index()) :: len(place.processes)]
 
 
 def _run_stages(logits_fn, attack, stages, split, place, *, seed, progress, **options) -> Outcome:
@@ -185,25 +218,38 @@ def _run_craft(
     observe=None,
 ) -> Outcome:  # fmt: skip
     n, shape = len(split.label), split.image.shape[1:]
+    several = len(place.processes) > 1
+    mine, part = np.arange(n), None
+    if several:
+        mine, part, batch_size = _shared_out(n, place), hosts.index(), -(-batch_size * len(place.own) // len(place))
+        place = place.own
+        if record_path is not None:
+            hosts.by_first(lambda: merge(record_path))
     config = fingerprint(attack, seed, network_hash, non_finite)
     if record_path is not None:
         config |= identity(logits_fn, shape) | ({"surrogate": identity(surrogate, shape)} if surrogate else {})
     source = place.replicate(as_partial(surrogate or logits_fn))
     scored = place.replicate(as_partial(logits_fn)) if surrogate else source
     key = place.replicate(attack_key(seed, attack.name))
-    record = Record(record_path, config)
+    record = Record(record_path, config, part=part)
     robust, known = np.zeros(n, bool), np.zeros(n, bool)
     raised = {name: np.zeros(n, bool) for name in _RAISED}
+    made: list[dict[str, Any]] = []
     passes = {"forwards": attack.forwards, "backwards": attack.backwards}
-    try:
-        for (row, _, _), entry in record.entries.items():
+
+    def recall(entries: Iterable[Mapping[str, Any]]) -> None:
+        for entry in entries:
+            row = entry["id"]
             if row < n:  # a record may be of more examples than are asked for now
                 if entry["crc32"] != checksum(split.image[row], split.label[row]):
                     raise InputError(f"the record was made with another image or label for id {row}")
                 robust[row], known[row] = entry["robust"], True
                 for name in raised:
                     raised[name][row] = entry.get(name, False)
-        for rows, padded in _batches(np.flatnonzero(~known), place.round_up(min(batch_size, n))):
+
+    try:
+        recall(record.entries.values())
+        for rows, padded in _batches(mine[~known[mine]], place.round_up(min(batch_size, max(len(mine), 1)))):
             batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
             x, y, ids = place.shard(batch)
             x_adv = attack.craft(source, key, x, y, ids)
@@ -218,10 +264,17 @@ def _run_craft(
                 raised["probabilities"][rows] = are_probabilities(logits)
                 raised["constant"][rows] = len(rows) > 1 and (logits == logits[0]).all()
             robust[rows], known[rows] = ~wrong, True
-            record.add((_entry(attack, split, i, bool(robust[i]), raised, passes), None) for i in rows)
-            progress(int(known.sum()), n, int(robust.sum() + (~known).sum()))
+            entries = [_entry(attack, split, i, bool(robust[i]), raised, passes) for i in rows]
+            record.add((entry, None) for entry in entries)
+            made += entries
+            progress(n * int(known[mine].sum()) // len(mine), n, n - int((known & ~robust).sum()))
     finally:
         record.close()
+    if several:
+        for entries in hosts.gather(made):
+            recall(entries)
+        if record_path is not None:
+            hosts.by_first(lambda: merge(record_path))
     flags = [f"{name}: {_RAISED[name]}" for name in ("probabilities", "constant") if raised[name].all()]
     if attack.name == "clean" and uses_gradients(logits_fn, shape):
         flags.append(f"gradients: {GRADIENTS}")

@@ -38,7 +38,7 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
     """
     config = config if isinstance(config, Config) else schema.read(config)
     method = create_method(config)
-    devices = parallel.local_devices(config.devices)
+    devices = parallel.run_devices(config.devices)
     parallel.check_batch_size(config.batch_size, devices)
     attacks = _attacks(config, method)
     parts = parts or load_parts(config)

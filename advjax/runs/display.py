@@ -136,6 +136,14 @@ class Display:
             self._progress = None
 
 
+class Silent(Display):
+    """Says nothing, as all processes of a run do but one."""
+
+    def __init__(self) -> None:
+        super().__init__(live=False)
+        self._console.quiet = True
+
+
 def duration(seconds: float) -> str:
     """Seconds as 1:02:03, or 2:03 below an hour."""
     minutes, seconds = divmod(round(seconds), 60)

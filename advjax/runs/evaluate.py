@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from advjax import evaluate, models
+from advjax import evaluate, hosts, models, parallel
 from advjax.data import Dataset, Split
 from advjax.errors import Stopped
 from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
@@ -80,6 +80,7 @@ def score(
 
     def progress(done: int, total: int, standing: int) -> None:
         display.update(done, total, f"{standing} stand")
+        hosts.check()
         if interrupts and interrupts.signal:
             display.stop()
             said = f"stopped by {interrupts.name} during the evaluation; the same command goes on where it was"
@@ -117,8 +118,9 @@ def score(
         devices=devices,
         progress=progress,
     )
-    lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
-    write_atomically(directory / f"examples-{protocol}.jsonl", lines)
+    if hosts.is_first():
+        lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
+        write_atomically(directory / f"examples-{protocol}.jsonl", lines)
     return rows
 
 
@@ -192,7 +194,7 @@ def evaluate_experiment(
                     surrogate=surrogate,
                     interrupts=interrupts,
                 )
-                if not results:  # a page shows the first in detail
+                if not results and hosts.is_first():  # a page shows the first in detail
                     collect_exhibits(experiment, logits_fn, workdir / "evaluation" / f"{network}-{checkpoint}", sha256)
             if checkpoint == "last":
                 architecture = network_options(config, experiment.method.averaged.get(network, network))[1]["name"]
@@ -231,7 +233,7 @@ def collect_exhibits(experiment: Experiment, logits_fn: LogitsFn, folder: pathli
         examples=evaluation.examples or len(experiment.dataset.test.label),
         seed=evaluation.seed,
         batch_size=evaluation.batch_size,
-        devices=experiment.devices,
+        devices=parallel.local_devices(),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,14 +11,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from advjax import compiling, models
+from advjax import compiling, hosts, models
 from advjax.data import Split
 from advjax.errors import InputError
 from advjax.evaluate import Attack, attack_dataset, clean, params_sha256, pgd_steps
 from advjax.files import read_json, write_json
 from advjax.runs import compilation_cache, plots, schema, wording, workdir
 from advjax.runs.build import build
-from advjax.runs.display import Display
+from advjax.runs.display import Display, Silent
 from advjax.runs.evaluate import evaluate_experiment, write_report
 from advjax.runs.experiment import Experiment, Teacher
 from advjax.runs.interrupts import Interrupts, alone, listening
@@ -25,6 +27,7 @@ from advjax.runs.schema import Config
 from advjax.runs.teachers import doubts, epochs_done, near_chance
 from advjax.runs.train import state_bytes, train
 from advjax.runs.writers import publish
+from advjax.version import __version__
 
 TEACHERS = "teachers.json"
 TEACHER_EXAMPLES = 1000
@@ -37,6 +40,9 @@ def finish(
 ) -> dict[str, Any]:
     """Trains and evaluates what a config describes, or goes on where an earlier call stopped.
 
+    Where `config.hosts` says so, it does that as one of several processes that all make this call (`advjax.hosts`): the
+    first one prints and writes, in a folder that all of them see.
+
     Args:
         config: what to do (`advjax.runs.default`).
         folder: the run's folder, its workdir; created if need be.
@@ -47,31 +53,54 @@ def finish(
 
     Raises:
         InputError: a field that is wrong, a folder that cannot be written to, that holds another run or in which another
-            process is at work; training that diverged.
+            process is at work; training that diverged; another process of the run that was given something else.
         Stopped: by SIGTERM or SIGINT; everything is saved.
+        Gone: another process of the run is.
     """
-    display, folder = display or Display(), pathlib.Path(folder)
     config = config if isinstance(config, Config) else schema.read(config)
-    if workdir.is_finished(folder, config):
-        display.line(f"finished already: {folder / 'report.md'}")
-        return read_json(folder, "report.json")
-    experiment = build(config)
+    workdir.check_place(folder)
+    folder = pathlib.Path(folder)
+    hosts.join(config.hosts, config.hosts_timeout)
+    with hosts.together():
+        # Where this process stands among the others is no part of what is trained, saved and hashed.
+        config = dataclasses.replace(config, hosts=hosts.AUTO)
+        display = (display or Display()) if hosts.is_first() else Silent()
+        hosts.check_same({"version": __version__, **schema.shared_fields(config)})
+        if hosts.by_first(lambda: workdir.is_finished(folder, config)):
+            display.line(f"finished already: {folder / 'report.md'}")
+            return hosts.by_first(lambda: read_json(folder, "report.json"))
+        experiment = build(config)
+        return _finish(experiment, folder, display)
+
+
+def _finish(experiment: Experiment, folder: pathlib.Path, display: Display) -> dict[str, Any]:
+    config = experiment.config
     display.header(**experiment.summary, folder=str(folder))
     for warning in experiment.dataset.warnings:
         display.warning(warning)
-    workdir.check_space(folder, (config.checkpoint.keep + 2) * state_bytes(experiment))
+    if hosts.count() > 1:
+        described = workdir.describe_data(experiment)
+        hosts.check_same({f"data.{part}": sha256 for part, sha256 in described["sha256"].items()})
+        display.line(f"{hosts.count()} processes, {len(experiment.devices)} devices")
     compilation_cache.enable(config.compilation_cache)
-    workdir.create(folder)
-    with alone(folder), listening() as interrupts:
+
+    def claim() -> None:
+        workdir.check_space(folder, (config.checkpoint.keep + 2) * state_bytes(experiment))
+        workdir.create(folder)
+        stack.enter_context(alone(folder))
         workdir.prepare(folder, experiment)
+
+    with contextlib.ExitStack() as stack, listening() as interrupts:
+        hosts.by_first(claim)
         experiment, known = prepare_teachers(experiment, folder, display, interrupts)
         train(experiment, folder, display, interrupts)
-        plots.training(
-            read_metrics(folder / "metrics.jsonl"), folder / "training.png", wording.method(config.method["name"])
-        )
+        if hosts.is_first():
+            name = wording.method(config.method["name"])
+            plots.training(read_metrics(folder / "metrics.jsonl"), folder / "training.png", name)
         report = evaluate_experiment(experiment, folder, display, known, interrupts)
-        publish(experiment.writers, folder, config.epochs * experiment.steps_per_epoch, report)
-        write_report(folder, report, display)
+        if hosts.is_first():
+            publish(experiment.writers, folder, config.epochs * experiment.steps_per_epoch, report)
+            write_report(folder, report, display)
     compiling.forget_programs()  # a comparison finishes many runs in one process
     return report
 
@@ -87,7 +116,7 @@ def prepare_teachers(
     Raises:
         InputError: a teacher is near chance, or another one than when this run began.
     """
-    known = read_json(folder, TEACHERS) if (folder / TEACHERS).exists() else {}
+    known = hosts.by_first(lambda: read_json(folder, TEACHERS) if (folder / TEACHERS).exists() else {})
     ready: dict[str, Teacher] = {}
     for name, teacher in sorted(experiment.teachers.items(), key=lambda item: item[1].training is not None):
         if teacher.training is not None:
@@ -100,7 +129,8 @@ def prepare_teachers(
             )
         if role not in known:
             known[role] = _measure(teacher, sha256, experiment, display)
-            write_json(folder / TEACHERS, known)
+            if hosts.is_first():
+                write_json(folder / TEACHERS, known)
         ready[name] = teacher
     return experiment._replace(teachers=ready), known
 
@@ -113,7 +143,7 @@ def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupt
             f"teacher {teacher.role}: none is given (teachers.{teacher.role}.path), so it is trained first: "
             f"{config.method['name']}, {teacher.architecture}, {config.epochs} epochs, in {place}"
         )
-        workdir.prepare(place, training)
+        hosts.by_first(lambda: workdir.prepare(place, training))
     train(training, place, display, interrupts)  # of a finished one, its last checkpoint is held to its hash
     module, variables = workdir.load_run(place, teacher.member or None, teacher.checkpoint)
     return teacher._replace(module=module, variables=variables)

@@ -37,6 +37,18 @@ class MetricsLog:
             writer.close()
 
 
+class NoLog:
+    """The log of a process that does not write, since another one of the run does."""
+
+    seconds = 0.0
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; none if it is missing, and none from a line on that is no whole record."""
     if not path.exists():

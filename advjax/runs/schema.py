@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from advjax import data, fields, methods, parallel, plugins
+from advjax import data, fields, hosts, methods, parallel, plugins
 from advjax.errors import InputError, unknown, within
 from advjax.fields import (
     SEED,
@@ -42,6 +42,8 @@ NOT_TRAINING: tuple[str, ...] = (
     "evaluation",
     "log",
     "devices",
+    "hosts",
+    "hosts_timeout",
     "parallel",
     "data.path",
     "data.data_dir",
@@ -51,6 +53,8 @@ NOT_TRAINING += ("checkpoint", "on_divergence")
 # What a teacher that is trained first takes from its student's config.
 SHARED = (
     "devices",
+    "hosts",
+    "hosts_timeout",
     "parallel",
     "precision",
     "data",
@@ -200,7 +204,11 @@ class Config(Group):
     seed: int = field(0, SEED, "root of all randomness of the training")
     epochs: int = field(200, between(1, 1_000_000), "length of the run; schedules and phases are fractions of it")
     batch_size: int = field(128, between(1, 1_000_000), "over all devices together")
-    devices: int = field(0, at_least(0), "how many of this host; 0: all")
+    devices: int = field(0, at_least(0), "how many of this host (of each, if there are several); 0: all")
+    hosts: str = field(
+        "auto", Parsed(hosts.parse, hosts.ALLOWED), "the processes that train as one; auto: as the cluster"
+    )
+    hosts_timeout: float = field(60.0, above(0), "seconds after which a silent process is gone, and all others end")
     precision: str = field("float32", one_of("float32", "bfloat16", kind="precision"), "of the activations")
     batch_norm: str = field("global", one_of("global", "device"), "statistics over the whole batch, or per device")
     on_divergence: str = field(
@@ -311,6 +319,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def shared_fields(config: Config) -> dict[str, Any]:
+    """The fields that processes which train as one must have in common: all but where on its own host each finds things."""
+    own = ("data.path", "data.data_dir", "compilation_cache")
+    return {field: value for field, value in flatten(plain(config)).items() if field not in own}
 
 
 def training_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

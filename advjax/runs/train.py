@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import pathlib
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advjax import models
+from advjax import hosts, models, parallel
 from advjax.data import Split
 from advjax.errors import InputError, Stopped
 from advjax.evaluate import attack_dataset, clean, pgd_attack
@@ -20,9 +21,9 @@ from advjax.runs.build import create_optimizer
 from advjax.runs.display import Display, summary
 from advjax.runs.experiment import Experiment
 from advjax.runs.interrupts import Interrupts
-from advjax.runs.metrics import MetricsLog, read_metrics
+from advjax.runs.metrics import MetricsLog, NoLog, read_metrics
 from advjax.training import Checkpoints, Meter, StepConfig, Trainer, average
-from advjax.training.checkpoints import Damaged
+from advjax.training.checkpoints import Damaged, sha256
 from advjax.training.state import TrainState
 
 MOST_ROLLBACKS = 5
@@ -112,7 +113,7 @@ def _resume(experiment: Experiment, checkpoints: Checkpoints, workdir: pathlib.P
     """The newest checkpoint that holds what was saved, or the beginning."""
     trainer = make_trainer(experiment)
     shapes, failure = jax.eval_shape(lambda: first_state(trainer, experiment)), None
-    for step in reversed(checkpoints.all):
+    for step in hosts.by_first(lambda: checkpoints.all[::-1]):
         try:
             point = _Point(step, checkpoints.restore(step, shapes), checkpoints.note_of(step))
         except Damaged as error:
@@ -129,7 +130,10 @@ def _resume(experiment: Experiment, checkpoints: Checkpoints, workdir: pathlib.P
         return point
     if failure:
         raise InputError(f"no checkpoint can be used: {failure}; move {workdir / 'checkpoints'} away to start again")
-    return _Point(0, first_state(trainer, experiment), {})
+    state = first_state(trainer, experiment)
+    if hosts.count() > 1:
+        hosts.check_same({"the first state": sha256(state)})
+    return _Point(0, state, {})
 
 
 def score(record: Mapping[str, float], best_by: str) -> float | None:
@@ -156,13 +160,16 @@ class _Training:
         self.per_epoch = experiment.steps_per_epoch
         self.meter, self.interval = Meter(), Meter()  # of the epoch, and since the last record within it
         self.pending: collections.deque = collections.deque()
+        self.votes: collections.deque = collections.deque()
+        self.saves = 0
 
     def run(self, point: _Point) -> None:
         """Trains from `point` to the last epoch."""
         experiment, config = self.experiment, self.experiment.config
         trainer = make_trainer(experiment, self.rollbacks)
         self.meter.restore(point.note.get("totals"))
-        self.log = MetricsLog(self.workdir, point.step, experiment.writers)
+        first = hosts.is_first()
+        self.log = MetricsLog(self.workdir, point.step, experiment.writers) if first else NoLog()
         self.best = max(
             (
                 (value, record["epoch"])
@@ -186,17 +193,16 @@ class _Training:
         try:
             for step, state, metrics in steps:
                 self._take(step, state, metrics)
+                due, number = self._asked()
                 if step % self.per_epoch == 0:
                     self._end_epoch(step, state)
-                elif self.interrupts.signal or self._due():
+                elif number or due:
                     self._check_all(step, state)
                     self._save(step, state, {"totals": self.meter.totals()})
-                if self.interrupts.signal:
+                if number:
                     self.checkpoints.wait()
-                    raise Stopped(
-                        self.interrupts.signal,
-                        f"stopped by {self.interrupts.name} after step {step}, which is saved; the same command goes on",
-                    )
+                    by = f"{signal.Signals(number).name} after step {step}"
+                    raise Stopped(number, f"stopped by {by}, which is saved; the same command goes on")
         finally:
             self.display.stop()
             self.log.close()
@@ -211,6 +217,22 @@ class _Training:
 
     def _begin_epoch(self) -> None:
         self.epoch_started, self.steps_in_epoch = time.perf_counter(), 0
+
+    def _asked(self) -> tuple[bool, int]:
+        """Whether a checkpoint is due, and the signal that came to this process or another one, 0 if none.
+
+        Of several processes, each learns at the same step what any of them knew two steps before, as of the metrics: none
+        waits for the others.
+        """
+        own = self._due(), self.interrupts.signal or 0
+        if hosts.count() == 1:
+            return own
+        self.votes.append((self.saves, parallel.most(own, self.experiment.devices)))
+        if len(self.votes) <= 2:
+            return False, 0
+        saves, vote = self.votes.popleft()
+        due, number = jax.device_get(vote)
+        return bool(due) and saves == self.saves, int(number)
 
     def _due(self) -> bool:
         minutes = self.experiment.config.checkpoint.every_minutes
@@ -281,6 +303,7 @@ class _Training:
         note |= {"rollbacks": self.rollbacks} if self.rollbacks else {}
         self.checkpoints.save(step, state, score, note)
         self.saved_at = time.perf_counter()
+        self.saves += 1  # votes on their way say that it is due
 
     def _record(self, step: int, meter: Meter) -> dict[str, Any]:
         experiment = self.experiment
@@ -323,7 +346,7 @@ def validate(experiment: Experiment, params: Mapping[str, Any], stats: Mapping[s
         splits["validation"] = experiment.validation
     record = {}
     for number, network in enumerate(experiment.method.evaluated):
-        variables = {"params": params[network], "batch_stats": stats[network]}
+        variables = parallel.here({"params": params[network], "batch_stats": stats[network]})
         logits_fn = models.logits_fn(experiment.modules[network], variables)
         prefix = f"{network}." if number else ""
         for part, split in splits.items():

@@ -116,6 +116,14 @@ def choose(method: Method, network: str | None, workdir: str | os.PathLike[str])
     return network or method.evaluated[0]
 
 
+def check_place(folder: str | os.PathLike[str], field: str = "workdir") -> None:
+    """Raises `InputError` if a folder is an address such as gs://bucket/run, which would become a folder named `gs:`."""
+    if "://" in os.fspath(folder):
+        raise InputError(
+            f"must be a folder; mount the bucket (gcsfuse, mountpoint-s3): it is {os.fspath(folder)}", field
+        )
+
+
 def create(workdir: pathlib.Path) -> None:
     """Creates the folder of a run if need be.
 

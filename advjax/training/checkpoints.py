@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from advjax import hosts
 from advjax.errors import InputError
 from advjax.files import read_json, write_json
 
@@ -31,6 +32,9 @@ class Checkpoints:
     one before. The best checkpoint is the one of the highest score, the later one of equals. Beside the folder,
     `checkpoints.json` has a hash of what each holds, which every restore is held to, and what the caller wants to find
     again with it.
+
+    With several processes (`advjax.hosts`) the folder is one that all of them see, and all of them make every call that
+    opens, saves, restores or closes.
     """
 
     def __init__(self, directory: pathlib.Path, keep: int = 2, every: int = 0) -> None:
@@ -55,7 +59,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
         self._folder = directory.resolve()
         place = self._folder.parent / INDEX
-        self._index: dict[str, dict[str, Any]] = read_json(place.parent, INDEX) if place.exists() else {}
+        self._index: dict[str, dict[str, Any]] = hosts.by_first(
+            lambda: read_json(place.parent, INDEX) if place.exists() else {}
+        )
 
     @property
     def all(self) -> list[int]:
@@ -90,7 +96,8 @@ class Checkpoints:
         self._index[str(step)] = {"sha256": sha256(state), **(note or {})}
         kept = {str(number) for number in (*self._manager.all_steps(), step)}
         self._index = {number: entry for number, entry in self._index.items() if number in kept}
-        write_json(self._folder.parent / INDEX, self._index)
+        if hosts.is_first():
+            write_json(self._folder.parent / INDEX, self._index)
         metrics = None if score is None else {SCORE: score}
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
@@ -128,17 +135,20 @@ class Checkpoints:
     def _held(self, step: int, restore: Callable[[], Any]) -> Any:
         """What `restore` gives, held to the hash that was noted when it was saved."""
         where = f"checkpoint {step} in {self._folder}"
+        state = failure = None
         try:
             state = restore()
         except Exception as error:  # a damaged file can fail in any way
-            raise Damaged(f"{where} cannot be read ({type(error).__name__}: {error})"[:400]) from None
-        if (known := self.note_of(step).get("sha256")) and known != sha256(state):
-            raise Damaged(f"{where} is damaged: it does not hold what was saved")
+            failure = f"{where} cannot be read ({type(error).__name__}: {error})"[:400]
+        if failure is None and (known := self.note_of(step).get("sha256")) and known != sha256(state):
+            failure = f"{where} is damaged: it does not hold what was saved"
+        if failure := next(filter(None, hosts.gather(failure)), None):  # the same everywhere
+            raise Damaged(failure)
         return state
 
     def put_aside(self, step: int, place: pathlib.Path) -> None:
         """Moves a checkpoint out of the folder."""
-        os.replace(self._folder / str(step), place)
+        hosts.by_first(lambda: os.replace(self._folder / str(step), place))
         self._manager.reload()
 
     def wait(self) -> None:

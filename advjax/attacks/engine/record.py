@@ -29,6 +29,8 @@ class Record:
         path: the file; None keeps nothing.
         config: plain values that fix the outcome. A record of another configuration is refused.
         image_shape: (H, W, C); None keeps no images.
+        part: what is known is read from `path`, but new entries go to a file of their own beside it, one for each such
+            number, so that several processes add to one record at once (`merge`).
 
     Raises:
         InputError: the file is no record, or one of a different configuration.
@@ -39,16 +41,18 @@ class Record:
         path: str | os.PathLike | None,
         config: Mapping[str, Any],
         image_shape: tuple[int, ...] | None = None,
+        part: int | None = None,
     ):
         self.entries: dict[tuple[int, str, int], dict[str, Any]] = {}
         self.image_shape = image_shape
         self._file: BinaryIO | None = None
         self._images: BinaryIO | None = None
+        self._known_images: pathlib.Path | None = None
         self._rows = 0
         if path is None:
             return
         path = pathlib.Path(path)
-        images = path.with_name(path.name + ".x_adv")
+        images = _images_of(path)
         config = json.loads(json.dumps(config))
         lines = _whole_lines(path)
         if lines:
@@ -64,7 +68,11 @@ class Record:
         if stored < self._rows * self._image_bytes:
             raise InputError(f"{images} lacks images that {path} names: delete both to start again")
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._known_images = images
         ends = sum(len(line) + 1 for line in lines), self._rows * self._image_bytes
+        if part is not None:
+            path, lines, ends, self._rows = _part(path, part), [], (0, 0), 0
+            images = _images_of(path)
         self._file = _open_at(path, ends[0])
         self._images = None if image_shape is None else _open_at(images, ends[1])
         if not lines:
@@ -76,11 +84,9 @@ class Record:
 
     def image(self, entry: Mapping[str, Any]) -> np.ndarray:
         """The adversarial image of an entry that was in the record when it was opened."""
-        assert self._images is not None
-        self._images.seek(entry["row"] * self._image_bytes)
-        image = np.frombuffer(self._images.read(self._image_bytes), "<f4").reshape(self.image_shape)
-        self._images.seek(0, os.SEEK_END)
-        return image
+        assert self._known_images is not None
+        at = entry["row"] * self._image_bytes
+        return np.fromfile(self._known_images, "<f4", self._image_bytes // 4, offset=at).reshape(self.image_shape)
 
     def add(self, entries: Iterable[tuple[dict[str, Any], np.ndarray | None]]) -> None:
         """Appends entries, each with its adversarial image or None."""
@@ -107,6 +113,41 @@ class Record:
         for file in (self._file, self._images):
             if file is not None:
                 file.close()
+
+
+def _images_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".x_adv")
+
+
+def _part(path: pathlib.Path, number: int) -> pathlib.Path:
+    return path.with_name(f"{path.name}.part-{number}")
+
+
+def merge(path: str | os.PathLike, image_shape: tuple[int, ...] | None = None) -> None:
+    """Adds to a record what several processes wrote in parts, in the order of these, and removes them.
+
+    Killed in between, it takes up the rest when it is called again.
+
+    Args:
+        path: the record's file; created if need be.
+        image_shape: as of the record.
+
+    Raises:
+        InputError: a part of another evaluation or network than the record.
+    """
+    path = pathlib.Path(path)
+    found = {file.name.removesuffix(".x_adv") for file in path.parent.glob(f"{path.name}.part-*")}
+    for name in sorted(found, key=lambda name: int(name.rpartition("-")[2])):
+        part = path.with_name(name)
+        if lines := _whole_lines(part):
+            config = json.loads(lines[0])["config"]
+            whole, share = Record(path, config, image_shape), Record(part, config, image_shape)
+            share.close()
+            fresh = [entry for place, entry in share.entries.items() if place not in whole.entries]
+            whole.add((entry, share.image(entry) if "row" in entry else None) for entry in fresh)
+            whole.close()
+        for file in (part, _images_of(part)):
+            file.unlink(missing_ok=True)
 
 
 def _open_at(path: pathlib.Path, size: int) -> BinaryIO:

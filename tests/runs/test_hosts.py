@@ -1,0 +1,167 @@
+"""Several real processes over the loopback address: they train, evaluate, stop and die as one."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from advjax import hosts, parallel, runs
+from advjax.attacks import read_record
+from advjax.attacks.engine.record import Record, merge
+from advjax.errors import InputError
+from advjax.runs.display import Silent
+from advjax.runs.metrics import read_metrics
+from experiments.soak.hosts import TOLERANCE, Job, config, difference, group, verdicts
+
+METHODS = ("pgd_at", "dynat", "sglr", "bmtard", "mat")
+SHORT = {"epochs": 2, "hosts_timeout": 6.0}
+CLEAN = {**SHORT, "evaluation.protocol": "clean"}
+
+
+def fields(method):
+    """AutoAttack for one of them: its programs are the same for all."""
+    return SHORT if method == "pgd_at" else CLEAN
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """What two processes of a device each made of every method, of one twice, and of one that was told to stop."""
+    root = tmp_path_factory.mktemp("hosts")
+    jobs = [Job(method, str(root / method), fields(method)) for method in METHODS]
+    again = Job("pgd_at", str(root / "again"), fields("pgd_at"))
+    stopped = Job("pgd_at", str(root / "stopped"), fields("pgd_at"), signal.SIGTERM, step=2)
+    ended = group([*jobs, again, stopped], 2, 1)
+    assert [each.status for each in ended] == [128 + signal.SIGTERM] * 2, ended
+    return root, ended
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A function that gives the folder of the same run in this process, on two devices."""
+    root = tmp_path_factory.mktemp("alone")
+
+    def made(method, folder=None):
+        place = folder or root / method
+        runs.finish(config(method, **fields(method), devices=2, hosts="off"), place, Silent())
+        return place
+
+    return made
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_give_what_one_gives(done, alone, method):
+    root, _ = done
+    assert difference(root / method, alone(method)) <= TOLERANCE
+    assert verdicts(root / method) == verdicts(alone(method))
+
+
+def test_it_repeats_to_the_bit(done):
+    root, _ = done
+    assert difference(root / "pgd_at", root / "again") == 0
+    assert verdicts(root / "pgd_at") == verdicts(root / "again")
+    examples = [path for name in ("pgd_at", "again") for path in (root / name / "evaluation").rglob("examples-*")]
+    assert examples[0].read_bytes() == examples[-1].read_bytes()
+
+
+def test_the_first_prints_and_writes_and_no_part_is_left(done):
+    root, (first, second) = done
+    assert "2 processes, 2 devices" in first.out and "report: " in first.out
+    assert [line for line in second.out.splitlines() if not line.startswith("[Gloo]")] == []
+    assert [path for path in root.rglob("*.part-*")] == []
+    assert json.loads((root / "pgd_at" / "config.json").read_text())["hosts"] == "auto"
+    assert [record["step"] for record in read_metrics(root / "pgd_at" / "metrics.jsonl")] == [3, 6]
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step_and_one_process_goes_on(done, alone):
+    root, ended = done
+    lines = {each.err.strip().splitlines()[-1] for each in ended}
+    assert len(lines) == 1 and "stopped by SIGTERM after step" in lines.pop()
+    assert not (root / "stopped" / "report.json").exists()
+    assert difference(alone("pgd_at", root / "stopped"), root / "pgd_at") <= TOLERANCE
+    assert verdicts(root / "stopped") == verdicts(root / "pgd_at")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_is_named_and_all_end(done, victim, tmp_path):
+    job = Job("pgd_at", str(tmp_path), CLEAN, signal.SIGKILL, 4, victim)
+    ended = group([job], 2, 1)
+    assert [ended[victim].status, ended[1 - victim].status] == [-signal.SIGKILL, 1]
+    last = ended[1 - victim].err.strip().splitlines()[-1]
+    assert last.startswith(f"error: process {victim} of 2 on ") and "is gone" in last and "same command goes on" in last
+
+
+def test_processes_that_were_given_something_else_end_at_the_start(tmp_path):
+    ended = group([Job("pgd_at", str(tmp_path / "run"), CLEAN, differs={"attack.eps": "0.1"})], 2, 1)
+    assert [each.status for each in ended] == [2, 2]
+    for each in ended:
+        assert "process 0 of 2 on " in each.err and "attack.eps: '0.2' and '0.1'" in each.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_is_trivial(tmp_path):
+    hosts.join("off")
+    assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
+    assert hosts.gather({"a": 1}) == [{"a": 1}] and hosts.by_first(lambda: (1, 2)) == (1, 2)
+    hosts.check_same({"a": 1})
+    hosts.check()
+    with hosts.together():
+        assert parallel.run_devices(2) == parallel.local_devices(2)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["on", "10.0.0.1:9876", "10.0.0.1:9876,2,2", ":9876,2,1", "host:port,2,1", "a:1,2,-1"]
+)
+def test_where_a_process_stands_is_checked(wrong):
+    assert hosts.parse("10.0.0.1:9876,4,3") == hosts.Place("10.0.0.1:9876", 4, 3)
+    with pytest.raises(InputError, match=r"hosts must be auto, off, or COORDINATOR:PORT,COUNT,INDEX"):
+        runs.read({"hosts": wrong})
+
+
+def test_a_task_of_slurm_knows_its_place(monkeypatch):
+    def slurm(**changes):
+        task = {
+            "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[003-006]", "SLURM_NTASKS": "4", "SLURM_PROCID": "2",
+            "SLURM_LOCALID": "0", "SLURM_STEP_NUM_NODES": "4", "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+        }  # fmt: skip
+        for name, value in {**task, **changes}.items():
+            monkeypatch.setenv(name, value)
+        return hosts._of_cluster(1.0)
+
+    place = slurm()
+    assert (place.coordinator.partition(":")[0], place.count, place.index, place.local) == ("node003", 4, 2, None)
+    assert slurm(SLURM_STEP_TASKS_PER_NODE="2(x2)", SLURM_LOCALID="1").local == [1]
+    assert slurm(SLURM_NTASKS="1", SLURM_PROCID="0") is None
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert hosts._of_cluster(1.0) is None
+
+
+def test_parts_of_a_record_become_one_whatever_is_left_of_an_earlier_try(tmp_path):
+    path, shape, settings = tmp_path / "record.jsonl", (2, 1, 1), {"attacks": {"apgd": ""}}
+
+    def add(ids, part=None):
+        record = Record(path, settings, shape, part)
+        for id in ids:
+            entry = {"id": id, "attack": "apgd", "trial": 0, "robust": id % 2 == 0, "forwards": 1, "backwards": 1}
+            record.add([(entry, None if id % 2 == 0 else np.full(shape, id))])
+        record.close()
+        return record
+
+    add([0, 1])
+    known = add([3, 4], part=0).entries
+    assert sorted(id for id, _, _ in known) == [0, 1], "of the parts nobody reads"
+    add([5], part=1)
+    kept = {file: file.read_bytes() for file in tmp_path.iterdir() if ".part-1" in file.name}
+    merge(path, shape)
+    for file, content in kept.items():  # killed before this part was removed
+        file.write_bytes(content)
+    (tmp_path / "record.jsonl.part-2").write_bytes(b'{"format"')  # killed in its first line
+    merge(path, shape)
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["record.jsonl", "record.jsonl.x_adv"]
+    assert {id: entry["attacks"]["apgd"] for id, entry in read_record(path).items()} == {
+        0: True, 1: False, 3: False, 4: True, 5: False,
+    }  # fmt: skip
+    whole = Record(path, settings, shape)
+    images = [float(whole.image(entry)[0, 0, 0]) for entry in whole.entries.values() if "row" in entry]
+    whole.close()
+    assert images == [1, 3, 5]
