@@ -45,9 +45,12 @@ class Batch(NamedTuple):
     Attributes:
         image: [B, H, W, C] float32 in [0, 1], augmented.
         label: [B] int32.
-        id: [B] int32, row in the training set: keys an example's noise and addresses its row of the state.
+        id: [B] int32, row in the training set: keys an example's noise and addresses its row of the state; an extra
+            example's is beyond the set, its place among those of the epoch, and has no row.
         weight: [B] 1, or 0 for the padding of the last batch.
         views: `Method.views` - 1 further augmentations of the same images, each like `image`.
+        target: [B, K] probabilities where CutMix mixed the labels, `label` being the larger part's; else None. Only
+            methods with `soft_labels` see it.
     """
 
     image: jax.Array
@@ -55,6 +58,7 @@ class Batch(NamedTuple):
     id: jax.Array
     weight: jax.Array
     views: tuple[jax.Array, ...] = ()
+    target: jax.Array | None = None
 
 
 class State(NamedTuple):
@@ -203,6 +207,11 @@ class Context:
     weigh: Callable[[Context, jax.Array, str], jax.Array] | None = None
     counting: bool = False
 
+    @property
+    def target(self) -> jax.Array:
+        """What a cross-entropy is against: labels [B], or probabilities [B, K] where they are mixed."""
+        return self.batch.label if self.batch.target is None else self.batch.target
+
     def mean(self, values: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """The mean over the global batch, the same on all devices; every state that a loss feeds goes through here.
 
@@ -310,6 +319,11 @@ class Method:
     @property
     def weighable(self) -> bool:
         """Whether the loss gives the examples weights (`Context.weighted`), so that GAIRAT and MAIL can go around."""
+        return False
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether attack and loss read the labels by `Context.target` alone, so that CutMix may mix them."""
         return False
 
     @property
@@ -446,7 +460,7 @@ class PerExample(Method):
 
     def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         logits, net = self.forwards(context, adversarial)
-        values, metrics = self.example_losses(context, logits, context.batch.label)
+        values, metrics = self.example_losses(context, logits, context.target)
         state = self.new_state(context, adversarial, logits)
         return context.mean(values), Aux({"model": net}, state, {**metrics, **accuracy(context, **logits)})
 

@@ -28,6 +28,10 @@ class Natural(PerExample):
         # Under attack a natural network is best when it has learnt least.
         return "clean"
 
+    @property
+    def soft_labels(self) -> bool:
+        return True
+
     def forwards(self, context: Context, adversarial: Any) -> Forwards:
         clean, net = context.nets["model"].train(context.batch.image)
         return {"clean": clean}, net

@@ -35,8 +35,12 @@ class PGDAT(PerExample):
     def weighable(self) -> bool:
         return True
 
+    @property
+    def soft_labels(self) -> bool:
+        return True
+
     def perturb(self, context: Context, key: jax.Array) -> Crafted:
-        x_adv, net = self.attack(context, key, context.nets["model"], context.batch.label)
+        x_adv, net = self.attack(context, key, context.nets["model"], context.target)
         return x_adv, {"model": net}
 
     def forwards(self, context: Context, adversarial: Any) -> Forwards:

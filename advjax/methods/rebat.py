@@ -68,7 +68,7 @@ class ReBAT(PGDAT):
         attack: TrainingAttack = self.attack
         if context.phase[1]:
             attack = dataclasses.replace(attack, eps=self.late_eps, steps=self.late_steps)
-        x_adv, net = attack(context, key, context.nets["model"], context.batch.label)
+        x_adv, net = attack(context, key, context.nets["model"], context.target)
         return x_adv, {"model": net}
 
     def forwards(self, context: Context, adversarial: Any) -> Forwards:

@@ -34,6 +34,10 @@ class Weighting(Wrapper):
     def weighable(self) -> bool:
         return False
 
+    @property
+    def soft_labels(self) -> bool:
+        return False
+
     def own_phase(self, epoch: int, epochs: int) -> Hashable:
         return reached(self.start, epoch, epochs)
 
