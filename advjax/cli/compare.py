@@ -20,6 +20,7 @@ import numpy as np
 
 from advjax import cli, runs
 from advjax.errors import InputError
+from advjax.evaluate.figures import FIGURES
 from advjax.files import read_json, write_atomically, write_json
 from advjax.runs import plots
 from advjax.runs.display import Display
@@ -141,13 +142,19 @@ def summarise(reports: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     methods = {}
     for name, of_seeds in reports.items():
         accuracy: dict[str, list[float]] = {}
+        figures: dict[str, list[float]] = {}
         for report in of_seeds:
             network = next(iter(report["networks"]))
             for row in report["results"]:
-                if (row["network"], row["checkpoint"]) == (network, "last"):
+                if (row["network"], row["checkpoint"], row["norm"] == "corruption") == (network, "last", False):
                     accuracy.setdefault(row["attack"], []).append(row["accuracy"])
+            for row in report.get("figures", []):
+                if (row["network"], row["checkpoint"]) == (network, "last"):
+                    for figure in FIGURES:
+                        if row.get(figure) is not None:
+                            figures.setdefault(figure, []).append(row[figure])
         warnings = sorted({warning for report in of_seeds for warning in report["warnings"]})
-        methods[name] = {"network": network, "accuracy": accuracy, "warnings": warnings}
+        methods[name] = {"network": network, "accuracy": accuracy, "figures": figures, "warnings": warnings}
     return {"norm": first["norm"], "eps_text": first["eps_text"], "n": first["n"], "methods": methods}
 
 
@@ -163,6 +170,7 @@ def markdown(content: dict[str, Any], reference: str = "pgd_at") -> str:
     lines += ["| method | " + " | ".join(attacks) + " |", "|---|" + "---:|" * len(attacks)]
     for name, method in methods.items():
         lines.append(f"| {name} | " + " | ".join(_cell(method["accuracy"].get(attack)) for attack in attacks) + " |")
+    lines += _figures(methods)
     if seeds > 1 and reference in methods:
         lines += ["", f"Ranges that overlap with {reference}'s, so that the seeds do not tell the two apart:", ""]
         for name, method in methods.items():
@@ -175,6 +183,18 @@ def markdown(content: dict[str, Any], reference: str = "pgd_at") -> str:
             lines += [f"- {name}: {', '.join(overlapping)}"] if overlapping else []
     lines += [f"\n> **Warning:** {name}: {text}" for name, method in methods.items() for text in method["warnings"]]
     return "\n".join(lines) + "\n"
+
+
+def _figures(methods: dict[str, Any]) -> list[str]:
+    """The figures of merit that were measured, beyond the accuracies that the first table has."""
+    measured = [f for f in list(FIGURES)[2:] if any(f in method["figures"] for method in methods.values())]
+    if not measured:
+        return []
+    lines = ["", "| figure of merit | " + " | ".join(FIGURES[figure] for figure in measured) + " |"]
+    lines += ["|---|" + "---:|" * len(measured)]
+    for name, method in methods.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(method["figures"].get(f)) for f in measured) + " |")
+    return lines
 
 
 def _cell(values: Sequence[float] | None) -> str:

@@ -26,7 +26,7 @@ from advjax.attacks.engine.inputs import check_radius
 from advjax.errors import InputError
 from advjax.numbers import number
 from advjax.runs import Config, compilation_cache
-from advjax.runs.build import load_data
+from advjax.runs.build import check_corrupted, load_data
 from advjax.runs.display import Display
 from advjax.runs.evaluate import Subject, Surrogate, score, write_report
 from advjax.runs.networks import create_method
@@ -61,6 +61,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--surrogate", default="", help="folder of a finished run on which transfer attacks are crafted"
     )
+    parser.add_argument("--corruptions", default="", help="folder of CIFAR-C's .npy files, for --protocol=corruptions")
     parser.add_argument("--out", default="", help="folder for report and records")
     parser.add_argument("--compilation_cache", default="auto", help="auto, off or a folder")
     return parser.parse_args(argv[1:])
@@ -86,7 +87,8 @@ def _run(argv: list[str]) -> None:
     dataset = _load_data(options, known)
     check_radius(norm, number(eps, "--eps"), dataset.image_shape, "--eps")
     radii = dict(vars(known.evaluation.radii)) if known else None
-    attacks = evaluate.protocol(options.protocol, norm, eps, radii)
+    attacks = evaluate.protocol(options.protocol, norm, eps, radii, options.corruptions)
+    check_corrupted(attacks, dataset.test)
     subject, architecture = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:

@@ -390,6 +390,21 @@ class Method:
         """The scalar that AWP's proxy ascends; the loss itself, unless a method's authors ascend another."""
         return self.loss(context, adversarial, key)[0]
 
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        """What an adaptive attack on a trained network maximises: what the method's loss makes of each image x'.
+
+        Args:
+            context: all networks in evaluation mode, their training forwards included; the state as before the first
+                step, of the last epoch.
+            network: the attacked one's name.
+            x_adv: [B, H, W, C].
+
+        Returns:
+            [B], no example's depending on another's; None where that is the cross-entropy, or is not said.
+        """
+        del context, network, x_adv
+        return None
+
     def after_update(self, context: Context, adversarial: Any) -> Mapping[str, Network]:
         """Networks that change once more after the update: statistics at the new parameters, averages.
 
@@ -463,6 +478,9 @@ class PerExample(Method):
         values, metrics = self.example_losses(context, logits, context.target)
         state = self.new_state(context, adversarial, logits)
         return context.mean(values), Aux({"model": net}, state, {**metrics, **accuracy(context, **logits)})
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: Any) -> jax.Array | None:
+        return self.example_losses(context, self.forwards(context, x_adv)[0], context.batch.label)[0]
 
 
 def reached(fraction: float, epoch: int, epochs: int) -> bool:

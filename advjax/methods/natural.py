@@ -40,3 +40,6 @@ class Natural(PerExample):
         return losses.cross_entropy(
             logits["clean"], losses.smooth_labels(target, context.num_classes, self.label_smoothing)
         ), {}
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        return None  # a cross-entropy

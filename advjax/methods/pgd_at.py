@@ -57,6 +57,9 @@ class PGDAT(PerExample):
             return {}
         return {"model": context.nets["model"].train(context.batch.image)[1]}
 
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        return None  # a cross-entropy
+
 
 @dataclasses.dataclass(frozen=True)
 class FGSMRS(PGDAT):

@@ -49,6 +49,10 @@ class Weighting(Wrapper):
         """The weights [B], from the context, the training-mode logits of x' and the name of the network attacked."""
         raise NotImplementedError
 
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        # A weight is of the batch and of training; an attack has no use for it.
+        return self.base.adaptive_loss(Wrapper.inner(self, context), network, x_adv)
+
 
 @dataclasses.dataclass(frozen=True)
 class GAIRAT(Weighting):

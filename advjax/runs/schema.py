@@ -191,6 +191,14 @@ class EvaluationConfig(Group):
     seed: int = field(0, SEED, "of the attacks")
     surrogate: str = field("", help="network that transfer attacks are crafted on: a teacher's name or a run's folder")
     radii: RadiiConfig = RadiiConfig()
+    corruptions: str = field(
+        "", help="folder of CIFAR-C's .npy files for the protocol corruptions; empty: computed ones"
+    )
+    train_examples: int = field(
+        1000,
+        at_least(0),
+        "training images attacked for the robust generalisation gap, at most as many as test images; 0: none",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
