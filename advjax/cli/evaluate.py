@@ -24,9 +24,10 @@ import advjax
 from advjax import cli, data, evaluate, models, parallel, threat
 from advjax.attacks.engine.inputs import check_radius
 from advjax.errors import InputError
+from advjax.evaluate import corruptions
 from advjax.numbers import number
 from advjax.runs import Config, compilation_cache
-from advjax.runs.build import check_corrupted, load_data
+from advjax.runs.build import load_data
 from advjax.runs.display import Display
 from advjax.runs.evaluate import Subject, Surrogate, score, write_report
 from advjax.runs.networks import create_method
@@ -88,13 +89,14 @@ def _run(argv: list[str]) -> None:
     check_radius(norm, number(eps, "--eps"), dataset.image_shape, "--eps")
     radii = dict(vars(known.evaluation.radii)) if known else None
     attacks = evaluate.protocol(options.protocol, norm, eps, radii, options.corruptions)
-    check_corrupted(attacks, dataset.test)
     subject, architecture = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:
         surrogate = Surrogate(options.surrogate, advjax.logits_fn(*advjax.load_run(options.surrogate)))
     examples = options.examples or len(dataset.test.label)
     test = data.Split(*(array[:examples] for array in dataset.test))
+    if any(attack.images for attack in attacks):
+        corruptions.check(options.corruptions, test)
     out = pathlib.Path(options.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,8 @@ def compute(kind: str, split: Split) -> Split:
     for severity, constant in enumerate(COMPUTED[kind].constants):
         draw = np.random.Generator(np.random.PCG64([number, severity]))
         corrupted = COMPUTED[kind].apply(draw, split.image / 255.0, constant)
-        images.append((np.clip(corrupted, 0, 1) * 255).astype(np.uint8))  # cut to integers, as CIFAR-C's are
+        # Cut to integers as CIFAR-C's are, but not below one for want of the last digit.
+        images.append((np.clip(corrupted, 0, 1) * 255 + 1e-6).astype(np.uint8))
     return Split(np.concatenate(images), np.tile(split.label, SEVERITIES))
 
 
@@ -100,6 +101,21 @@ def read(folder: pathlib.Path, kind: str, split: Split) -> Split:
     Raises:
         InputError: no such file, other shapes, or labels that are not the split's.
     """
+    image, rows = _found(folder, kind, split)
+    return Split(np.asarray(image[rows]), np.tile(split.label, SEVERITIES))
+
+
+def check(folder: str, split: Split) -> None:
+    """Raises an `InputError` unless all files of a folder are of the examples of a split; reads no image.
+
+    Where the folder is empty, the kinds that a formula gives, there is nothing to check.
+    """
+    for kind in sources(folder) if folder else ():
+        _found(pathlib.Path(folder), kind, split)
+
+
+def _found(folder: pathlib.Path, kind: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """A kind's images, mapped, and the rows of them that are a split's."""
     where, n = f"evaluation.corruptions: {folder / kind}.npy", len(split.label)
     image, label = _map(folder / f"{kind}.npy"), _map(folder / "labels.npy")
     count, rest = divmod(len(label), SEVERITIES)
@@ -115,7 +131,7 @@ def read(folder: pathlib.Path, kind: str, split: Split) -> Split:
             f"{where}: {folder / 'labels.npy'} is of other images than the test set's: row {rows[differ[0]]} has label "
             f"{label[rows[differ[0]]]}, the test image {expected[differ[0]]}"
         )
-    return Split(np.asarray(image[rows]), expected)
+    return image, rows
 
 
 def sources(folder: str = "") -> dict[str, Images]:

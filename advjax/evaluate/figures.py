@@ -87,7 +87,8 @@ def _figures(rows: Sequence[Mapping[str, Any]], norm: str, eps: float) -> dict[s
     attacked = [row for row in attacked if row["eps"] == tested]
 
     def strongest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        return min(rows, key=lambda row: row["accuracy"], default={})
+        # Of equals the last: protocols begin with the weaker attacks.
+        return min(reversed(rows), key=lambda row: row["accuracy"], default={})
 
     worst = strongest(attacked)
     calibrated = strongest([row for row in attacked if row.get("ece") is not None and not row["surrogate"]])

@@ -27,22 +27,23 @@ class Resting(Network):
         return self.logits_fn(x) if reuse_logits is None else reuse_logits, self
 
 
-jax.tree_util.register_dataclass(
-    Resting, data_fields=("params", "stats", "weight", "key", "survived"), meta_fields=("module", "axis_name")
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Loss:
-    """`(nets, state, x', x, y) -> [B]`; equal for equal methods, so that it compiles once."""
+    """`(variables, state, x', x, y) -> [B]`; equal for equal methods and networks, so that it compiles once."""
 
     method: Method
+    modules: tuple[tuple[str, nn.Module], ...]
     network: str
     num_classes: int
     epochs: int
 
-    def __call__(self, nets: Mapping[str, Network], state: State, x_adv: jax.Array, x: jax.Array, y: jax.Array) -> Any:
-        count = len(x)
+    def __call__(
+        self, variables: Mapping[str, Any], state: State, x_adv: jax.Array, x: jax.Array, y: jax.Array
+    ) -> jax.Array | None:
+        count, nets = len(x), {}
+        for name, module in self.modules:
+            own = variables[name]
+            nets[name] = Resting(module, own["params"], own.get("batch_stats", {}), None, jax.random.key(0))
         context = Context(
             nets=nets,
             state=state,
@@ -82,10 +83,7 @@ def own_loss(
         it does not say (`Method.adaptive_loss`).
     """
     state = method.init_state(np.zeros(1, np.int32), num_classes)
-    nets = {
-        name: Resting(modules[name], each["params"], each.get("batch_stats", {}), None, jax.random.key(0))
-        for name, each in variables.items()
-    }
-    loss = jax.tree_util.Partial(_Loss(method, network, num_classes, epochs), nets, state)
+    used = tuple((name, modules[name]) for name in sorted(variables))
+    loss = jax.tree_util.Partial(_Loss(method, used, network, num_classes, epochs), dict(variables), state)
     x, y = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
     return None if jax.eval_shape(loss, x, x, y) is None else loss

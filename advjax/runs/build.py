@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from advjax import data, models, parallel
 from advjax.attacks.engine.inputs import check_radius
 from advjax.data import Dataset, Split
 from advjax.errors import InputError, within
-from advjax.evaluate import Attack, protocol
+from advjax.evaluate import corruptions, protocol
 from advjax.methods import Method
 from advjax.numbers import number
 from advjax.runs import schema, teachers
@@ -58,7 +58,9 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
             "data.extra.ratio",
         )
     check_radius(config.attack.norm, number(config.attack.eps), dataset.image_shape, "attack.eps")
-    check_corrupted(attacks, dataset.test)
+    if any(attack.images for attack in attacks):
+        count = config.evaluation.examples or None
+        corruptions.check(config.evaluation.corruptions, Split(*(array[:count] for array in dataset.test)))
     found = teachers.find(config, method, parts, build)
     modules = create_modules(config, method, dataset.num_classes)
     modules |= {name: teacher.module for name, teacher in found.items()}
@@ -152,13 +154,6 @@ def _attacks(config: Config, method: Method):
     radii = {norm: getattr(evaluation.radii, norm) for norm in ("linf", "l2", "l1")}
     with within("evaluation."):
         return protocol(evaluation.protocol, config.attack.norm, config.attack.eps, radii, evaluation.corruptions)
-
-
-def check_corrupted(attacks: Sequence[Attack], test: Split) -> None:
-    """Raises an `InputError` if there are corrupted images of others than the test images; looks at some of them."""
-    for attack in attacks:
-        if attack.images is not None:
-            attack.images(Split(test.image[:100], test.label[:100]))
 
 
 def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, image_shape) -> dict[str, Any]:
