@@ -12,13 +12,20 @@ import pytest
 
 import advjax
 from advjax import evaluate
+from advjax.cli import evaluate as cli_evaluate
 from tests.commands import ROOT, assert_one_line, run_all
 
 EXAMPLES = ROOT / "examples"
 
 PAGE = (ROOT / "docs/extending.md").read_text()
-# The files that the page shows: every block that begins with a file's name.
-FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
+
+
+def shown(page):
+    """The files that a page shows: every block that begins with a file's name."""
+    return dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL))
+
+
+FILES = shown(PAGE)
 
 # my_config.py as it stands, with a teacher that is not near chance and everything else small.
 SMALL = (
@@ -147,3 +154,18 @@ def test_a_missing_or_wrong_part_is_one_line_and_status_2(folder):
     for (_, expected), result in zip(WRONG, run_all(commands, folder), strict=True):
         assert_one_line(result, expected)
     assert not (folder / "wrong").exists()
+
+
+def test_an_adaptive_attack_in_ten_lines(tmp_path, monkeypatch):
+    """The page's defence stands where PGD is, and falls to the page's attack."""
+    page = (ROOT / "docs/adaptive-attacks.md").read_text()
+    for name, content in shown(page).items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = re.search(r"experiments\.(evaluate --function.*)\n", page).group(1).split()
+    assert cli_evaluate.main([*command, "--examples=100"]) == 0
+    report = json.loads((tmp_path / "runs/mine/report.json").read_text())
+    accuracy = {row["attack"]: row["accuracy"] for row in report["results"]}
+    assert accuracy["pgd100"] > accuracy["clean"] - 0.1 > 0.7
+    assert accuracy["straight_through"] < 0.2

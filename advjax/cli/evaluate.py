@@ -25,6 +25,7 @@ import advjax
 from advjax import cli, data, evaluate, hosts, models, parallel, threat
 from advjax.attacks.engine.inputs import check_radius
 from advjax.errors import InputError, within
+from advjax.evaluate import corruptions
 from advjax.numbers import number
 from advjax.runs import Config, compilation_cache, exhibits
 from advjax.runs.build import load_data
@@ -61,6 +62,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--surrogate", default="", help="folder of a finished run on which transfer attacks are crafted"
     )
+    parser.add_argument("--corruptions", default="", help="folder of CIFAR-C's .npy files, for --protocol=corruptions")
     parser.add_argument("--out", default="", help="folder for report and records")
     parser.add_argument("--hosts", default=hosts.AUTO, help=hosts.ALLOWED)
     parser.add_argument(
@@ -102,7 +104,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     dataset = _load_data(options, known)
     check_radius(norm, number(eps, "--eps"), dataset.image_shape, "--eps")
     radii = dict(vars(known.evaluation.radii)) if known else None
-    attacks = evaluate.protocol(options.protocol, norm, eps, radii)
+    attacks = evaluate.protocol(options.protocol, norm, eps, radii, options.corruptions)
     subject, architecture = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:
@@ -110,6 +112,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     hosts.check_same({"the test set": sha256_of(dataset.test), "the network": subject.sha256})
     examples = options.examples or len(dataset.test.label)
     test = data.Split(*(array[:examples] for array in dataset.test))
+    if any(attack.images for attack in attacks):
+        corruptions.check(options.corruptions, test)
     out = pathlib.Path(options.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

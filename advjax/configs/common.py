@@ -47,6 +47,7 @@ DROPS = (215 / 300, 260 / 300, 285 / 300)
 def fair(config: ConfigDict) -> ConfigDict:
     """The recipe under which all methods are compared: ResNet-18, CIFAR-10, 8/255, steps of 2/255, B-MTARD's course."""
     config.data.update({"name": "cifar10", "augment": "crop_flip"})
+    config.data.extra.ratio = 0.0
     config.network = {"name": "resnet18", "width": 0, "mean": (), "std": ()}
     config.networks = {}
     config.epochs, config.batch_size = 300, 128

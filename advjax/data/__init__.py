@@ -1,10 +1,10 @@
 """Data sets, epoch order and on-device augmentation."""
 
-from advjax.data.augment import KINDS, augment, cutmix, parse_augment, to_float
+from advjax.data.augment import KINDS, augment, cutmix, parse_augment, split_cutmix, to_float
 from advjax.data.base import Dataset, Split
-from advjax.data.layout import from_rows, take, to_rows
+from advjax.data.layout import drawn, from_rows, to_rows
 from advjax.data.npz import read_extra
-from advjax.data.order import epoch_order, inject_label_noise, mixed_order, split_validation, subset
+from advjax.data.order import epoch_order, inject_label_noise, mixed_order, partners, split_validation, subset
 from advjax.data.sources import load, names
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Split",
     "augment",
     "cutmix",
+    "drawn",
     "epoch_order",
     "from_rows",
     "inject_label_noise",
@@ -20,10 +21,11 @@ __all__ = [
     "mixed_order",
     "names",
     "parse_augment",
+    "partners",
     "read_extra",
+    "split_cutmix",
     "split_validation",
     "subset",
-    "take",
     "to_float",
     "to_rows",
 ]

@@ -60,6 +60,9 @@ def augment(key: jax.Array, images: jax.Array, ids: jax.Array, kind: str) -> jax
     - `autoaugment`: the operations that AutoAugment found for CIFAR-10, as in torchvision.
     - `color_shape`: one operation on colours or a small rotation or shear: IDBH's ColorShape("color").
 
+    `cutmix50` at the end, which mixes 50 % of the images with another one and their labels (`cutmix`), is left to the
+    caller, who has the labels: here nothing comes of it.
+
     Args:
         key: a key that the caller has folded the epoch or step into.
         images: uint8 [B, H, W, C].
@@ -74,7 +77,7 @@ def augment(key: jax.Array, images: jax.Array, ids: jax.Array, kind: str) -> jax
     Raises:
         InputError: unknown kind, or images too small for it.
     """
-    steps = parse_augment(kind)
+    steps = parse_augment(split_cutmix(kind)[0])
     if steps:
         keys = jax.vmap(partial(jax.random.fold_in, key))(ids)
         # Two streams from a split and the others by folding in numbers above: nobody's crops change with new steps.
@@ -90,22 +93,36 @@ def parse_augment(kind: str) -> tuple[tuple[str, int], ...]:
     """The steps of a kind of augmentation, each with its strength (0 for a step that takes none).
 
     Raises:
-        InputError: an unknown step, a strength out of its range, or a step twice.
+        InputError: an unknown step, a strength out of its range, a step twice, or CutMix before another step.
     """
     steps: list[tuple[str, int]] = []
-    for text in [] if kind == "none" else _SHORT.get(kind, kind).split("+"):
+    texts = [step for text in kind.split("+") for step in _SHORT.get(text, text).split("+")]
+    for text in [] if kind == "none" else texts:
         name = text.rstrip("0123456789")
         digits = text[len(name) :]
-        if name not in _STEPS:
+        if name not in _STRENGTHS:
             raise unknown("augmentation", text, KINDS, "augment")
-        step = _STEPS[name]
-        if digits and (len(digits) > 9 or not 1 <= int(digits) <= step.most):
-            allowed = f"1 to {step.most}" if step.most else "no number"
+        default, most = _STRENGTHS[name]
+        if digits and (len(digits) > 9 or not 1 <= int(digits) <= most):
+            allowed = f"1 to {most}" if most else "no number"
             raise InputError(f"has {name} with {digits}; allowed: {allowed}", "augment")
         if any(name == earlier for earlier, _ in steps):
             raise InputError(f"has {name} twice in {kind!r}; allowed: each step once", "augment")
-        steps.append((name, int(digits or step.default or 0)))
+        if steps and steps[-1][0] == "cutmix":
+            raise InputError(f"has {name} after cutmix in {kind!r}; allowed: cutmix at the end", "augment")
+        steps.append((name, int(digits or default or 0)))
     return tuple(steps)
+
+
+def split_cutmix(kind: str) -> tuple[str, float]:
+    """What of a kind of augmentation changes single images, as a kind, and the share of images that CutMix mixes.
+
+    Raises:
+        InputError: as `parse_augment`.
+    """
+    steps = parse_augment(kind)
+    alone = "+".join(f"{name}{strength or ''}" for name, strength in steps if name != "cutmix")
+    return alone or "none", dict(steps).get("cutmix", 0) / 100
 
 
 def cutmix(
@@ -117,6 +134,7 @@ def cutmix(
     partner_labels: jax.Array,
     *,
     alpha: float = 1.0,
+    share: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """CutMix (Yun et al. 2019): a rectangle of each image comes from its partner, the labels by the areas' shares.
 
@@ -132,7 +150,8 @@ def cutmix(
         ids: int32 [B], the examples' indices.
         partner_images: [B, H, W, C].
         partner_labels: float [B, K].
-        alpha: above 0; 1 is uniform.
+        alpha: above 0; 1 is uniform. Static under `jit`.
+        share: probability that an image is mixed at all.
 
     Returns:
         images [B, H, W, C] and labels [B, K].
@@ -140,15 +159,19 @@ def cutmix(
     _, height, width, _ = images.shape
 
     def draw(id: jax.Array) -> tuple[jax.Array, ...]:
-        share_key, row_key, column_key = jax.random.split(jax.random.fold_in(key, id), 3)
-        side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
+        own = jax.random.fold_in(key, id)
+        share_key, row_key, column_key = jax.random.split(own, 3)
+        mixed = jax.random.bernoulli(jax.random.fold_in(own, 7), share)
+        # Beta(1, 1) without the sampler of others, which takes longer to compile than a small network.
+        kept = jax.random.uniform(share_key) if alpha == 1 else jax.random.beta(share_key, alpha, alpha)
+        side = jnp.sqrt(1 - kept) * mixed
         row, column = jax.random.randint(row_key, (), 0, height), jax.random.randint(column_key, (), 0, width)
         return row, column, (height * side).astype(int), (width * side).astype(int)
 
     row, column, rows, columns = jax.vmap(draw)(ids)
     mask = _rectangle(images, row - rows // 2, row + rows // 2, column - columns // 2, column + columns // 2)
-    share = mask.mean((1, 2, 3))[:, None]
-    return jnp.where(mask, partner_images, images), labels * (1 - share) + partner_labels * share
+    area = mask.mean((1, 2, 3))[:, None]
+    return jnp.where(mask, partner_images, images), labels * (1 - area) + partner_labels * area
 
 
 def _window(images: jax.Array, start: jax.Array, size: int, axis: int) -> jax.Array:
@@ -257,4 +280,6 @@ _SHORT = {
     "idbh_weak": "flip+crop_shift10+color_shape+erase50",
     "idbh_strong": "flip+crop_shift10+color_shape+erase100",
 }
-KINDS = ("none", *_STEPS, *_SHORT)
+# Name -> the strength where the name carries none, and the largest one. CutMix is no step of single images.
+_STRENGTHS = {**{name: (step.default, step.most) for name, step in _STEPS.items()}, "cutmix": (100, 100)}
+KINDS = ("none", *_STRENGTHS, *_SHORT)

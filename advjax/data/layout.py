@@ -1,4 +1,4 @@
-"""How a training set lies in a device's memory, and rows of two sets in one batch."""
+"""How a training set lies in a device's memory, and the extra examples of an epoch beside it."""
 
 from __future__ import annotations
 
@@ -44,20 +44,24 @@ def from_rows(rows: Array, shape: tuple[int, int, int]) -> Array:
     return rows[:, : math.prod(shape)].reshape(len(rows), *shape)
 
 
-def take(real: Split, extra: Split, rows: np.ndarray) -> Split:
-    """One batch of `mixed_order`: row r of the real set for r < N, row r - N of the extra set from N on.
+def drawn(extra: Split, index: np.ndarray, n: int) -> tuple[np.ndarray, Split]:
+    """The extra examples of an epoch of `mixed_order`, read into memory, and where each of them is among these.
 
     Args:
-        real: N examples.
         extra: M examples, in memory or mapped (`npz.read_extra`): only the rows that are asked for are read.
-        rows: integers [B] below N + M.
+        index: int32 [steps, B]: a row of the real set below n, n plus a row of the extra set from n on.
+        n: number of real examples.
 
     Returns:
-        Images uint8 [B, H, W, C] and labels int32 [B], in memory.
+        index: `index` with n, n + 1, ... for the extra examples, in their order.
+        split: these, images uint8 [E, H, W, C] and labels int32 [E].
     """
-    n = len(real.label)
-    added = rows >= n
-    batch = Split(np.empty((len(rows), *real.image.shape[1:]), real.image.dtype), np.empty(len(rows), real.label.dtype))
-    for source, chosen, index in ((real, ~added, rows[~added]), (extra, added, rows[added] - n)):
-        batch.image[chosen], batch.label[chosen] = source.image[index], source.label[index]
-    return batch
+    added = index >= n
+    rows = index[added] - n
+    place = index.copy()
+    place[added] = n + np.arange(len(rows), dtype=index.dtype)
+    # In the file's order, so that a disk reads forwards.
+    order = np.argsort(rows, kind="stable")
+    images = np.empty((len(rows), *extra.image.shape[1:]), extra.image.dtype)
+    images[order] = extra.image[rows[order]]
+    return place, Split(images, extra.label[rows])

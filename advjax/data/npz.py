@@ -62,14 +62,15 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None) -> Datas
     )
 
 
-def read_extra(path: str | os.PathLike, shape: tuple[int, int, int], num_classes: int) -> Split:
+def read_extra(path: str | os.PathLike, shape: tuple[int, int, int], num_classes: int, labels: str = "label") -> Split:
     """Extra training images, mapped from their file rather than read: any number of them, in no memory.
 
     Args:
-        path: an npz file with `image`, uint8 [M, H, W, C], and `label` (or pseudo-labels), integers [M]. Written by
-            numpy.savez; one written by numpy.savez_compressed is read into memory, up to 4 GiB.
+        path: an npz file with `image`, uint8 [M, H, W, C], and labels, integers [M]. Written by numpy.savez; one written
+            by numpy.savez_compressed is read into memory, up to 4 GiB.
         shape: (H, W, C) of the images they are mixed with.
         num_classes: number of classes.
+        labels: the array that holds the labels, of their own or pseudo-labels.
 
     Returns:
         Images that are read from the file when they are indexed (their checksum is not verified), and labels.
@@ -79,14 +80,14 @@ def read_extra(path: str | os.PathLike, shape: tuple[int, int, int], num_classes
             more than 4 GiB.
     """
     file = pathlib.Path(path)
-    where = f"data.extra_path: {file}"
+    where = f"data.extra.path: {file}"
     try:
         found = members(file, where)
     except OSError as error:
         raise InputError(f"{where}: {error.strerror or type(error).__name__}") from None
-    if not {"image", "label"} <= set(found):
-        raise InputError(f"{where}: looked for the arrays image and label, found {', '.join(found)[:200] or 'none'}")
-    image, label = found["image"], found["label"]
+    if not {"image", labels} <= set(found):
+        raise InputError(f"{where}: looked for the arrays image and {labels}, found {', '.join(found)[:200] or 'none'}")
+    image, label = found["image"], found[labels]
     if image.dtype != np.uint8 or image.shape[1:] != tuple(shape) or not image.shape[0]:
         raise InputError(f"{where}: images are {image.dtype} {list(image.shape)}; allowed: uint8 {['M', *shape]}")
     if image.offset is None and image.nbytes > _MOST_COMPRESSED:

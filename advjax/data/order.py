@@ -13,7 +13,7 @@ import numpy as np
 from advjax.data.base import Split
 from advjax.errors import InputError
 
-_EPOCH, _VALIDATION, _NOISE, _SUBSET, _EXTRA = range(5)
+_EPOCH, _VALIDATION, _NOISE, _SUBSET, _EXTRA, _PARTNER = range(6)
 
 
 def _words(count: int, seed: int, *purpose: int) -> np.ndarray:
@@ -101,6 +101,20 @@ def mixed_order(
     orders = {p: _permutation(n, seed, _EPOCH, int(p)) for p in np.unique(passes)}
     index[:, ~from_extra] = np.concatenate([orders[p][row[passes == p]] for p in orders]).reshape(steps, -1)
     return index, np.ones(index.shape, np.float32)
+
+
+def partners(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
+    """Another example of the same batch for each: what CutMix cuts from.
+
+    Args:
+        seed: from 0 on.
+        epoch: from 0 on.
+        index: int32 [steps, batch_size], of `epoch_order` or `mixed_order`.
+
+    Returns:
+        `index`, the places of its batches permuted by one permutation per epoch; a place may be its own partner.
+    """
+    return index[:, _permutation(index.shape[1], seed, _PARTNER, epoch)]
 
 
 def subset(split: Split, size: int) -> Split:

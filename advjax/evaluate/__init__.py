@@ -1,7 +1,8 @@
 """Evaluation: protocols, one outcome per example, reports."""
 
 from advjax.evaluate.attack_dataset import Outcome, attack_dataset, per_example, run_protocol
-from advjax.evaluate.protocols import PROTOCOLS, Attack, clean, pgd_attack, pgd_steps, protocol
+from advjax.evaluate.figures import calibration_error, figures_of_merit
+from advjax.evaluate.protocols import PROTOCOLS, Attack, clean, loss_attack, pgd_attack, pgd_steps, protocol
 from advjax.evaluate.report import (
     assemble,
     markdown,
@@ -17,7 +18,10 @@ __all__ = [
     "Outcome",
     "assemble",
     "attack_dataset",
+    "calibration_error",
     "clean",
+    "figures_of_merit",
+    "loss_attack",
     "markdown",
     "mean_over_networks",
     "params_sha256",

@@ -25,7 +25,8 @@ from advjax.attacks.engine.oracle import is_wrong
 from advjax.attacks.engine.record import Record, checksum, merge
 from advjax.data import Split, to_float
 from advjax.errors import InputError
-from advjax.evaluate.protocols import Attack, LogitsFn
+from advjax.evaluate.corruptions import SEVERITIES
+from advjax.evaluate.protocols import Attack, LogitsFn, OwnLoss
 from advjax.parallel import Devices
 from advjax.seeds import check_seed
 
@@ -45,6 +46,8 @@ class Outcome(NamedTuple):
         backwards: [N] backward passes.
         flags: reasons not to trust the number, a sentence each.
         notes: what was done otherwise than the name says, a sentence each.
+        confidence: [N] the largest probability of every example as it was scored, to six digits; NaN where it is not
+            known, None for attacks that do not say.
     """
 
     robust: np.ndarray
@@ -53,6 +56,7 @@ class Outcome(NamedTuple):
     backwards: np.ndarray
     flags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    confidence: np.ndarray | None = None
 
     @property
     def accuracy(self) -> float:
@@ -79,6 +83,7 @@ def attack_dataset(
     batch_size: int = 0,
     devices: Sequence[jax.Device] | None = None,
     surrogate: LogitsFn | None = None,
+    own_loss: OwnLoss | None = None,
     progress: Progress = lambda done, total, standing: None,
     record_path: str | os.PathLike[str] | None = None,
     network_hash: str | None = None,
@@ -93,13 +98,15 @@ def attack_dataset(
     Args:
         logits_fn: the network that is scored, evaluation mode.
         attack: what to run, with `craft` or `stages` (a row of kind `all_of` is made of others' outcomes).
-        split: uint8 images and labels, at least one; the first `attack.examples` of them count if that is not 0.
+        split: uint8 images and labels, at least one; the first `attack.examples` of them count if that is not 0, or what
+            `attack.images` makes of them.
         seed: root of the attack's randomness, in 0..2**32-1.
         batch_size: examples at a time, rounded up to a multiple of the devices; the last batch is padded. 0: what
             suits the devices.
         devices: where to run; this process's if absent. If they are of several processes (`advjax.hosts`), all of them
             make this call, share the images out, and get the outcome of all; a record is in a folder that all see.
         surrogate: the network that the examples are crafted on, if another (transfer attack, `craft` only).
+        own_loss: for a row with `attack.own_loss`: `(x', x, y) -> [B]`, the loss that it maximises, evaluation mode.
         progress: called with how many images are done, the total, and how many are not broken.
         record_path: file to which every outcome is appended as it is known; the same call again goes on from there.
             The file knows the network, by its weights or by its logits on fixed images, and refuses another one.
@@ -122,10 +129,13 @@ def attack_dataset(
             f"split must hold uint8 images [N, H, W, C], it holds {split.image.dtype} of shape {split.image.shape}"
         )
     split = Split(*(array[: attack.examples or None] for array in split))
+    split = attack.images(split) if attack.images else split
     num_classes = count_classes(logits_fn, split.image.shape[1:])
     check_labels(np.asarray(split.label), num_classes, len(split.image), "the split's labels")
     if surrogate is not None:
         count_classes(surrogate, split.image.shape[1:])
+    if attack.own_loss and own_loss is None:
+        raise InputError(f"must be given for {attack.name!r}, which maximises it", "own_loss")
     options = {
         "seed": seed, "batch_size": batch_size, "progress": progress, "record_path": record_path,
         "network_hash": network_hash, "non_finite": non_finite,
@@ -133,7 +143,8 @@ def attack_dataset(
     started = time.perf_counter()
     if attack.craft is not None:
         with compiling.for_devices(place.devices):
-            outcome = _run_craft(logits_fn, surrogate, attack, split, place, observe=observe, **options)
+            crafted_on = own_loss if attack.own_loss else surrogate
+            outcome = _run_craft(logits_fn, crafted_on, attack, split, place, observe=observe, **options)
     elif not attack.stages:
         raise InputError(f"the attack {attack.name!r} is made of others' outcomes: run_protocol makes it")
     elif surrogate is not None:
@@ -218,6 +229,7 @@ def _run_craft(
     observe=None,
 ) -> Outcome:  # fmt: skip
     n, shape = len(split.label), split.image.shape[1:]
+    confidence = np.full(n, np.nan)
     several = len(place.processes) > 1
     mine, part = np.arange(n), None
     if several:
@@ -244,6 +256,7 @@ def _run_craft(
                 if entry["crc32"] != checksum(split.image[row], split.label[row]):
                     raise InputError(f"the record was made with another image or label for id {row}")
                 robust[row], known[row] = entry["robust"], True
+                confidence[row] = entry.get("confidence", np.nan)
                 for name in raised:
                     raised[name][row] = entry.get(name, False)
 
@@ -264,7 +277,8 @@ def _run_craft(
                 raised["probabilities"][rows] = are_probabilities(logits)
                 raised["constant"][rows] = len(rows) > 1 and (logits == logits[0]).all()
             robust[rows], known[rows] = ~wrong, True
-            entries = [_entry(attack, split, i, bool(robust[i]), raised, passes) for i in rows]
+            confidence[rows] = np.round(_largest_probability(logits), 6)
+            entries = [_entry(attack, split, i, robust, confidence, raised, passes) for i in rows]
             record.add((entry, None) for entry in entries)
             made += entries
             progress(n * int(known[mine].sum()) // len(mine), n, n - int((known & ~robust).sum()))
@@ -280,14 +294,28 @@ def _run_craft(
         flags.append(f"gradients: {GRADIENTS}")
     if raised["non_finite"].any():
         flags.append(f"non_finite: {NON_FINITE_LOGITS.format(raised['non_finite'].sum(), n, non_finite)}")
-    return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards), tuple(flags))
+    return Outcome(robust, 0.0, np.full(n, attack.forwards), np.full(n, attack.backwards), tuple(flags), (), confidence)
+
+
+def _largest_probability(logits: np.ndarray) -> np.ndarray:
+    """Of the softmax of logits [B, K]; -> [B], NaN where they are not finite."""
+    z = logits.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return 1.0 / np.exp(z - z.max(-1, keepdims=True)).sum(-1)
 
 
 def _entry(
-    attack: Attack, split: Split, i: int, robust: bool, raised: Mapping[str, np.ndarray], passes: dict[str, int]
+    attack: Attack,
+    split: Split,
+    i: int,
+    robust: np.ndarray,
+    confidence: np.ndarray,
+    raised: Mapping[str, np.ndarray],
+    passes: dict[str, int],
 ) -> dict[str, Any]:
-    entry = {"id": int(i), "attack": attack.name, "trial": 0, "robust": robust, **passes}
-    own = {name: True for name, rows in raised.items() if rows[i]}
+    entry = {"id": int(i), "attack": attack.name, "trial": 0, "robust": bool(robust[i]), **passes}
+    own: dict[str, Any] = {name: True for name, rows in raised.items() if rows[i]}
+    own |= {} if np.isnan(confidence[i]) else {"confidence": float(confidence[i])}
     return entry | {"crc32": checksum(split.image[i], split.label[i])} | own
 
 
@@ -320,6 +348,7 @@ def run_protocol(
     directory: pathlib.Path | None = None,
     network_hash: str | None = None,
     surrogate: LogitsFn | None = None,
+    own_loss: OwnLoss | None = None,
     on_start: Callable[[Attack, int], None] = lambda attack, total: None,
     on_done: Callable[[Attack, Outcome], None] = lambda attack, outcome: None,
     **options: Any,
@@ -328,11 +357,13 @@ def run_protocol(
 
     Args:
         logits_fn: the network, evaluation mode.
-        attacks: the protocol; transfer attacks are left out where there is no surrogate.
+        attacks: the protocol; transfer attacks are left out where there is no surrogate, attacks on the method's own
+            loss where there is none, and do not count where a row is made of others.
         split: uint8 images and labels.
         directory: where each attack's record is kept, so that an interrupted evaluation resumes; absent: nowhere.
         network_hash: a name for the network beside what the records know of it.
         surrogate: the network that transfer attacks are crafted on.
+        own_loss: what rows with `Attack.own_loss` maximise, see `attack_dataset`.
         on_start: called before an attack with it and the number of examples.
         on_done: called after it with its outcome.
         **options: of `attack_dataset`: seed, batch_size, devices, progress, non_finite.
@@ -342,11 +373,12 @@ def run_protocol(
     """
     outcomes: dict[str, Outcome] = {}
     for attack in attacks:
-        if attack.transfer and surrogate is None:
+        if (attack.transfer and surrogate is None) or (attack.own_loss and own_loss is None):
             continue
-        on_start(attack, min(attack.examples or len(split.label), len(split.label)))
+        count = min(attack.examples or len(split.label), len(split.label))
+        on_start(attack, count * SEVERITIES if attack.images else count)
         if attack.all_of:
-            parts = [outcomes[name] for name in attack.all_of]
+            parts = [outcomes[name] for name in attack.all_of if name in outcomes]
             robust = np.logical_and.reduce([part.robust for part in parts])
             passes = [sum(getattr(part, kind) for part in parts) for kind in ("forwards", "backwards")]
             outcomes[attack.name] = Outcome(robust, sum(part.seconds for part in parts), *passes)
@@ -356,6 +388,7 @@ def run_protocol(
                 attack,
                 split,
                 surrogate=surrogate if attack.transfer else None,
+                own_loss=own_loss,
                 record_path=record_file(directory, attack, options.get("seed", 0), options.get("non_finite", "broken")),
                 network_hash=network_hash,
                 **options,
@@ -375,8 +408,13 @@ def record_file(
 
 
 def per_example(outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
-    """One record per example: id, clean, the verdict of every attack on it, which broke it first, passes spent."""
-    for i in range(len(outcomes["clean"].robust)):
+    """One record per example: id, clean, the verdict of every attack on it, which broke it first, passes spent.
+
+    Corrupted images, several for every example, are left out.
+    """
+    n = len(outcomes["clean"].robust)
+    outcomes = {name: outcome for name, outcome in outcomes.items() if len(outcome.robust) <= n}
+    for i in range(n):
         own = {name: outcome for name, outcome in outcomes.items() if i < len(outcome.robust)}
         yield {
             "id": i,

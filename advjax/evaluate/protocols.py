@@ -9,12 +9,17 @@ from typing import Any
 
 import jax
 
-from advjax import plugins, threat
-from advjax.attacks.pgd import pgd
+from advjax import compiling, losses, plugins, threat
+from advjax.attacks.engine.loops import as_partial
+from advjax.attacks.pgd import maximize, pgd
+from advjax.data import Split
 from advjax.errors import InputError, unknown
+from advjax.evaluate import corruptions as corrupted
 from advjax.numbers import Number, check_range, number, text
 
 LogitsFn = Callable[[jax.Array], jax.Array]
+# (x', x, y) -> [B]
+OwnLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,9 @@ class Attack:
         backwards: of `craft`, backward passes per image.
         transfer: whether the examples are crafted on the surrogate network and scored on the other.
         examples: how many images, the first ones; 0: all.
+        own_loss: whether `craft` takes, in place of `logits_fn`, the method's own loss `(x', x, y) -> [B]`; left out where
+            none is known.
+        images: what is scored in place of a split: corrupted images of it, at five severities one after the other.
     """
 
     name: str
@@ -46,6 +54,8 @@ class Attack:
     backwards: int = 0
     transfer: bool = False
     examples: int = 0
+    own_loss: bool = False
+    images: Callable[[Split], Split] | None = None
 
     @property
     def radius(self) -> float:
@@ -101,6 +111,67 @@ def pgd_steps(steps: int, norm: str, eps: Number, **changes: Any) -> Attack:
     step_size = number(eps) / (12 if norm == "l1" else 4)
     settings = {"name": f"pgd{steps}", "steps": steps, "step_size": step_size, **changes}
     return pgd_attack(norm=norm, eps=eps, **settings)
+
+
+def loss_attack(
+    name: str,
+    loss: Callable[..., jax.Array],
+    *,
+    norm: str,
+    eps: Number,
+    steps: int = 100,
+    step_size: Number | None = None,
+    start: str = "uniform",
+    own_loss: bool = False,
+) -> Attack:
+    """PGD on any loss of a network as a row of a report: how an adaptive attack is written.
+
+    Args:
+        name: of the row.
+        loss: `(logits_fn, x', x, y) -> [B]`, maximised per image; x' are the adversarial images so far, x the clean ones,
+            y the labels. Hashable, so a function of a module, and differentiable in x'. For accelerators, where the loop
+            runs on the device, it must be JAX.
+        norm: `"linf"`, `"l2"` or `"l1"`.
+        eps: radius, a number or a fraction.
+        steps: number of gradients.
+        step_size: length of a step; as `pgd_steps` has it if absent.
+        start: where it begins, `advjax.threat.random_start`.
+        own_loss: see `Attack`; `loss` is called with the method's own loss in place of `logits_fn`.
+
+    Example:
+        >>> def loss(logits_fn, x_adv, x, y):
+        ...     return losses.kl(logits_fn(x), logits_fn(x_adv))
+        >>> loss_attack("kl", loss, norm="linf", eps="8/255").params["steps"]
+        100
+    """
+    length = number(eps) / (12 if norm == "l1" else 4) if step_size is None else number(step_size)
+    settings = {"steps": steps, "step_size": length, "start": start}
+    craft = partial(_run_loss, loss=loss, norm=norm, eps=number(eps), **settings)
+    params = {**settings, "objective": name}
+    return Attack(name, norm, eps, craft, params=params, forwards=steps + 1, backwards=steps, own_loss=own_loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfImages:
+    """A loss of a network and images as an objective of `maximize`; equal for equal losses."""
+
+    loss: Callable[..., jax.Array]
+
+    def __call__(self, source, x, y, x_adv, aux):
+        return self.loss(source, x_adv, x, y), aux
+
+
+def _run_loss(source, key, x, y, ids, *, loss, norm, eps, steps, step_size, start):
+    objective = jax.tree_util.Partial(_OfImages(loss), as_partial(source), x, y)
+    with compiling.for_arrays(x, key):
+        first = _begin(jax.random.fold_in(key, 0), x, ids, eps, norm=norm, start=start)
+        settings = {"norm": norm, "eps": eps, "step_size": step_size, "steps": steps}
+        return maximize(objective, x, first, key=jax.random.fold_in(key, 1), ids=ids, **settings)[0]
+
+
+@partial(jax.jit, static_argnames=("norm", "start"))
+def _begin(key, x, ids, eps, *, norm, start):
+    return threat.random_start(key, x, ids, norm, eps, start)
 
 
 def stages(name: str, norm: str, eps: Number, *attacks: str) -> Attack:
@@ -242,6 +313,50 @@ def union(norm: str, eps: Number, radii: Mapping[str, Number] = UNION_RADII) -> 
     )
 
 
+def kl_to_clean(logits_fn: LogitsFn, x_adv: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """TRADES's objective: KL(p(x) || p(x'))."""
+    return losses.kl(logits_fn(x), logits_fn(x_adv))
+
+
+def _itself(own_loss, x_adv, x, y):
+    return own_loss(x_adv, x, y)
+
+
+def adaptive(norm: str, eps: Number) -> tuple[Attack, ...]:
+    """For methods whose loss is no cross-entropy: PGD-100 on CE, margin, KL to the clean prediction and the method's loss.
+
+    The last, `pgd100_own`, is there where a run's method says what to maximise (`Method.adaptive_loss`): what its loss
+    makes of an adversarial image, teachers and averages included. An image survives `adaptive` if it survives them all.
+    """
+    rows = (
+        pgd_steps(100, norm, eps),
+        pgd_steps(100, norm, eps, name="pgd100_margin", objective="margin"),
+        loss_attack("pgd100_kl", kl_to_clean, norm=norm, eps=eps),
+        loss_attack("pgd100_own", _itself, norm=norm, eps=eps, own_loss=True),
+    )
+    names = tuple(row.name for row in rows)
+    whole = Attack("adaptive", norm, eps, all_of=names, params={"all_of": list(names)})
+    return (clean(norm, eps), pgd_steps(20, norm, eps), *rows, whole)
+
+
+def corruptions(norm: str, eps: Number, folder: str = "") -> tuple[Attack, ...]:
+    """Clean accuracy and that on corrupted images, a row per kind, over five severities; no attack.
+
+    Args:
+        norm: of the threat model, for the clean row.
+        eps: its radius, likewise.
+        folder: of CIFAR-10-C's layout (`advjax.evaluate.corruptions`); empty: the kinds that a formula gives.
+    """
+    params = {"severities": corrupted.SEVERITIES, "source": "files" if folder else "computed"}
+    return (
+        clean(norm, eps),
+        *(
+            Attack(kind, "corruption", 0, _unchanged, params=params, images=images)
+            for kind, images in corrupted.sources(folder).items()
+        ),
+    )
+
+
 def curve(norm: str, eps: Number) -> tuple[Attack, ...]:
     """Robust accuracy against epsilon: PGD-20 at 1/4 to 8 times the radius; it must fall to 0, or gradients are masked."""
     limit = {"linf": 1.0}.get(norm, float("inf"))
@@ -256,8 +371,10 @@ def clean_only(norm: str, eps: Number) -> tuple[Attack, ...]:
 
 
 PROTOCOLS: dict[str, Callable[..., tuple[Attack, ...]]] = {
+    "adaptive": adaptive,
     "bmtard": bmtard,
     "clean": clean_only,
+    "corruptions": corruptions,
     "curve": curve,
     "dynat": dynat,
     "fast": fast,
@@ -269,7 +386,9 @@ PROTOCOLS: dict[str, Callable[..., tuple[Attack, ...]]] = {
 }
 
 
-def protocol(name: str, norm: str, eps: Number, radii: Mapping[str, Number] | None = None) -> tuple[Attack, ...]:
+def protocol(
+    name: str, norm: str, eps: Number, radii: Mapping[str, Number] | None = None, corruptions: str = ""
+) -> tuple[Attack, ...]:
     """The attacks of a protocol.
 
     Args:
@@ -277,9 +396,10 @@ def protocol(name: str, norm: str, eps: Number, radii: Mapping[str, Number] | No
         norm: norm of the threat model.
         eps: its radius, as it is to be written in the report.
         radii: for `union`, the radius of every norm at which every network is tested; 8/255, 0.5 and 12 where absent.
+        corruptions: for `corruptions`, the folder of the corrupted images; those that a formula gives where absent.
 
     Raises:
-        InputError: no protocol or norm has that name; a radius is no number, or negative.
+        InputError: no protocol or norm has that name; a radius is no number, or negative; a folder without such images.
     """
     norm = threat.canonical_norm(norm)
     check_range(number(eps, "eps"), "eps")
@@ -288,7 +408,8 @@ def protocol(name: str, norm: str, eps: Number, radii: Mapping[str, Number] | No
             raise unknown("norm in radii", other, threat.NORMS)
         check_range(number(radius, f"radii.{other}"), f"radii.{other}")
     if name in PROTOCOLS:
-        return PROTOCOLS[name](norm, eps, **({"radii": radii} if radii and name == "union" else {}))
+        own: dict[str, Any] = {"union": {"radii": radii} if radii else {}, "corruptions": {"folder": corruptions}}
+        return PROTOCOLS[name](norm, eps, **own.get(name, {}))
     if not plugins.is_reference(name) and name not in plugins.registered("protocol"):
         raise unknown("protocol", name, PROTOCOLS, "protocol")
     return _from_outside(name, norm, eps)

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from advjax.evaluate.attack_dataset import Outcome
+from advjax.evaluate.corruptions import SEVERITIES
+from advjax.evaluate.figures import FIGURES, calibration_error, figures_of_merit, harmonic_mean
 from advjax.evaluate.protocols import Attack
 from advjax.numbers import text
 from advjax.version import __version__
@@ -42,7 +44,10 @@ def result_row(
     device: str,
     surrogate: str | None = None,
 ) -> dict[str, Any]:
-    """One result as the report holds it."""
+    """One result as the report holds it; `ece` is the calibration error with 15 bins, None for attacks whose
+    confidences are not known. A row of corrupted images has `by_severity` besides, and no means with the clean accuracy."""
+    whole = attack.name == "clean" or attack.images is not None
+    confidence = outcome.confidence
     return {
         "network": network,
         "checkpoint": checkpoint,
@@ -55,8 +60,10 @@ def result_row(
         "surrogate": surrogate if attack.transfer else None,
         "n": len(outcome.robust),
         "accuracy": outcome.accuracy,
-        "w_robust": None if attack.name == "clean" else 0.5 * clean_accuracy + 0.5 * outcome.accuracy,
-        "nrr": None if attack.name == "clean" else harmonic_mean(clean_accuracy, outcome.accuracy),
+        "w_robust": None if whole else 0.5 * clean_accuracy + 0.5 * outcome.accuracy,
+        "nrr": None if whole else harmonic_mean(clean_accuracy, outcome.accuracy),
+        "ece": None if confidence is None else calibration_error(confidence, outcome.robust),
+        **({"by_severity": outcome.robust.reshape(SEVERITIES, -1).mean(1).tolist()} if attack.images else {}),
         "seed": seed,
         "dtype": dtype,
         "device": device,
@@ -65,11 +72,6 @@ def result_row(
         "backwards": int(outcome.backwards.sum()),
         "flags": list(outcome.flags) + list(outcome.notes),
     }
-
-
-def harmonic_mean(one: float, other: float) -> float:
-    """Of two shares; 0 where either is 0. Of clean and robust accuracy it is NRR, the natural-robustness ratio."""
-    return 2.0 * one * other / (one + other) if one > 0.0 and other > 0.0 else 0.0
 
 
 # (stronger, weaker): the accuracy under the first may not exceed that under the second
@@ -89,7 +91,7 @@ def warnings(results: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in results:
         groups.setdefault((row["network"], row["checkpoint"]), {})[row["attack"]] = row
     for (network, checkpoint), rows in groups.items():
-        accuracy = {name: row["accuracy"] for name, row in rows.items()}
+        accuracy = {name: row["accuracy"] for name, row in rows.items() if row["norm"] != "corruption"}
         where = f"{network} ({checkpoint})"
         pairs = [(attack, "clean") for attack in accuracy if attack != "clean"] + list(_ORDERED)
         for whole in ("autoattack", "autoattack_fast"):
@@ -177,6 +179,7 @@ def assemble(
         "networks": networks,
         **({"teachers": teachers} if teachers else {}),
         "results": list(results),
+        "figures": figures_of_merit(results, norm, eps),
         **({"mean": mean_over_networks(results)} if peers else {}),
         "warnings": warnings(results) + list(doubts),
     }
@@ -204,7 +207,8 @@ def markdown(
     lines += [""] if facts else []
     for name, network in report["networks"].items():
         for checkpoint in dict.fromkeys(row["checkpoint"] for row in report["results"] if row["network"] == name):
-            rows = [r for r in report["results"] if (r["network"], r["checkpoint"]) == (name, checkpoint)]
+            chosen = [r for r in report["results"] if (r["network"], r["checkpoint"]) == (name, checkpoint)]
+            rows = [row for row in chosen if row["norm"] != "corruption"]
             lines += [f"## {name}: {network['architecture']}, {checkpoint} checkpoint", ""]
             lines += [
                 "| attack | norm, eps | accuracy | W-Robust | NRR | images | seconds |",
@@ -225,15 +229,52 @@ def markdown(
             lines += ["", f"Seed {first['seed']}, {first['dtype']}, {first['device']}.", ""]
             surrogates = dict.fromkeys(row["surrogate"] for row in rows if row["surrogate"])
             lines += [f"Transfer attacks were crafted on {', '.join(surrogates)}.", ""] if surrogates else []
+            lines += _corruptions([row for row in chosen if row["norm"] == "corruption"])
+    lines += _figures(report.get("figures", []))
     lines += [line for shows, file in (pictures or {}).items() for line in (f"![{shows}]({file})", "")]
     lines += _mean(report.get("mean", []))
     lines += _teachers(report.get("teachers", {}))
-    lines += ["W-Robust is the arithmetic, NRR the harmonic mean of clean and robust accuracy. All in percent."]
+    lines += [
+        "W-Robust is the arithmetic, NRR the harmonic mean of clean and robust accuracy; the gap is robust accuracy on "
+        "training images less that on test images, ECE the calibration error with 15 bins, mCE the mean error on corrupted "
+        "images. All in percent."
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
+
+
+def _corruptions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    severities = " | ".join(str(severity) for severity in range(1, SEVERITIES + 1))
+    lines = [f"Accuracy on corrupted images ({rows[0]['params']['source']}), mean and by severity:", ""]
+    lines += [f"| corruption | mean | {severities} |", "|---|" + "---:|" * (SEVERITIES + 1)]
+    for row in rows:
+        shares = [row["accuracy"], *row["by_severity"]]
+        lines.append(f"| {row['attack']} | " + " | ".join(map(_percent, shares)) + " |")
+    return [*lines, ""]
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The figures of merit that were measured, a row per network and checkpoint."""
+    names = [name for name in FIGURES if any(row[name] is not None for row in rows)]
+    if not names:
+        return []
+    lines = ["## Figures of merit", "", "| network | attack | " + " | ".join(FIGURES[name] for name in names) + " |"]
+    lines += ["|---|---|" + "---:|" * len(names)]
+    for row in rows:
+        cells = [f"{row['network']}, {row['checkpoint']}", row["attack"] or "", *(_percent(row[n]) for n in names)]
+        lines.append("| " + " | ".join(cells) + " |")
+    notes = {
+        "gap_attack": "gap under {}",
+        "ece_attack": "ECE under attack: {}",
+        "corruptions": "mCE over {} kinds",
+    }
+    said = [text.format(value) for field, text in notes.items() if (value := rows[0][field])]
+    return [*lines, "", *([f"{'; '.join(said)}.", ""] if said else [])]
 
 
 def _mean(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -67,3 +67,7 @@ class AdaAD(Distillation):
             values += (1 - self.alpha) * clean
             metrics["nat_loss"] = context.metric(clean)
         return values, metrics
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        teacher, student = (context.nets[name].logits_fn for name in ("robust_teacher", "student"))
+        return losses.kl(teacher(x_adv), student(x_adv))

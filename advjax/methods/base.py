@@ -45,9 +45,12 @@ class Batch(NamedTuple):
     Attributes:
         image: [B, H, W, C] float32 in [0, 1], augmented.
         label: [B] int32.
-        id: [B] int32, row in the training set: keys an example's noise and addresses its row of the state.
+        id: [B] int32, row in the training set: keys an example's noise and addresses its row of the state; an extra
+            example's is beyond the set, its place among those of the epoch, and has no row.
         weight: [B] 1, or 0 for the padding of the last batch.
         views: `Method.views` - 1 further augmentations of the same images, each like `image`.
+        target: [B, K] probabilities where CutMix mixed the labels, `label` being the larger part's; else None. Only
+            methods with `soft_labels` see it.
     """
 
     image: jax.Array
@@ -55,6 +58,7 @@ class Batch(NamedTuple):
     id: jax.Array
     weight: jax.Array
     views: tuple[jax.Array, ...] = ()
+    target: jax.Array | None = None
 
 
 class State(NamedTuple):
@@ -203,6 +207,11 @@ class Context:
     weigh: Callable[[Context, jax.Array, str], jax.Array] | None = None
     counting: bool = False
 
+    @property
+    def target(self) -> jax.Array:
+        """What a cross-entropy is against: labels [B], or probabilities [B, K] where they are mixed."""
+        return self.batch.label if self.batch.target is None else self.batch.target
+
     def mean(self, values: jax.Array, weight: jax.Array | None = None) -> jax.Array:
         """The mean over the global batch, the same on all devices; every state that a loss feeds goes through here.
 
@@ -313,6 +322,11 @@ class Method:
         return False
 
     @property
+    def soft_labels(self) -> bool:
+        """Whether attack and loss read the labels by `Context.target` alone, so that CutMix may mix them."""
+        return False
+
+    @property
     def update_groups(self) -> tuple[tuple[str, ...], ...]:
         """Names that step together, a tuple per optimizer step; by default all step once, from the same parameters."""
         return (self.trained,)
@@ -375,6 +389,21 @@ class Method:
     def proxy_loss(self, context: Context, adversarial: Any, key: jax.Array) -> jax.Array:
         """The scalar that AWP's proxy ascends; the loss itself, unless a method's authors ascend another."""
         return self.loss(context, adversarial, key)[0]
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        """What an adaptive attack on a trained network maximises: what the method's loss makes of each image x'.
+
+        Args:
+            context: all networks in evaluation mode, their training forwards included; the state as before the first
+                step, of the last epoch.
+            network: the attacked one's name.
+            x_adv: [B, H, W, C].
+
+        Returns:
+            [B], no example's depending on another's; None where that is the cross-entropy, or is not said.
+        """
+        del context, network, x_adv
+        return None
 
     def after_update(self, context: Context, adversarial: Any) -> Mapping[str, Network]:
         """Networks that change once more after the update: statistics at the new parameters, averages.
@@ -446,9 +475,12 @@ class PerExample(Method):
 
     def loss(self, context: Context, adversarial: Any, key: jax.Array) -> tuple[jax.Array, Aux]:
         logits, net = self.forwards(context, adversarial)
-        values, metrics = self.example_losses(context, logits, context.batch.label)
+        values, metrics = self.example_losses(context, logits, context.target)
         state = self.new_state(context, adversarial, logits)
         return context.mean(values), Aux({"model": net}, state, {**metrics, **accuracy(context, **logits)})
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: Any) -> jax.Array | None:
+        return self.example_losses(context, self.forwards(context, x_adv)[0], context.batch.label)[0]
 
 
 def reached(fraction: float, epoch: int, epochs: int) -> bool:

@@ -65,3 +65,6 @@ class ConsistencyAT(PerExample):
         entropies = [losses.cross_entropy(z, target) for z in pair]
         js = jensen_shannon(*pair, self.temperature)
         return (entropies[0] + entropies[1]) / 2.0 + self.lam * js, {"js": context.metric(js)}
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        return None  # the rest of the loss is of two augmentations, which a test image has not

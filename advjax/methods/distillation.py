@@ -50,6 +50,9 @@ class Distillation(Method):
         logits, student = self.forwards(context, adversarial)
         return mean_loss(context, logits, student, *self.example_losses(context, adversarial, logits))
 
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        return self.example_losses(context, x_adv, self.forwards(context, x_adv)[0])[0]
+
 
 def mean_loss(
     context: Context,

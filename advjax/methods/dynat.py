@@ -99,3 +99,13 @@ class DYNAT(Method):
         clean, target = context.nets["target"].train(x)
         robust, _ = target.train(x_adv)
         return context.mean(losses.cross_entropy(clean, y) + self.proxy_beta * losses.kl(clean, robust))
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        if network != "target":
+            return None
+        x, target = context.batch.image, context.nets["target"].logits_fn
+        label = context.batch.label
+        if self.labels == "dynamic":
+            label = distill.dynamic_labels(context.nets["guide"].logits_fn(x))
+        values = self.beta * losses.cross_entropy(target(x_adv), label)
+        return values + self.kl_weight * losses.kl(target(x), target(x_adv))

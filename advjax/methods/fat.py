@@ -91,6 +91,10 @@ class FAT(PGDAT):
     def weighable(self) -> bool:
         return False
 
+    @property
+    def soft_labels(self) -> bool:
+        return False
+
     def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net, label, tau = context.nets["model"], context.batch.label, patience(self, context)
         return friendly_examples(self.attack, context, key, net, label, "ce", tau, number(self.noise)), {}

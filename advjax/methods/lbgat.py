@@ -63,3 +63,8 @@ class LBGAT(Method):
         metrics = {name: context.metric(term) for name, term in terms.items()}
         metrics |= accuracy(context, robust=robust, clean=clean)
         return context.mean(values), Aux({"target": target, "guide": guide}, metrics=metrics)
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        x, target, guide = context.batch.image, context.nets["target"].logits_fn, context.nets["guide"].logits_fn
+        robust = target(x_adv)
+        return jnp.mean((robust - guide(x)) ** 2, -1) + self.beta * losses.kl(target(x), robust)

@@ -28,6 +28,10 @@ class Natural(PerExample):
         # Under attack a natural network is best when it has learnt least.
         return "clean"
 
+    @property
+    def soft_labels(self) -> bool:
+        return True
+
     def forwards(self, context: Context, adversarial: Any) -> Forwards:
         clean, net = context.nets["model"].train(context.batch.image)
         return {"clean": clean}, net
@@ -36,3 +40,6 @@ class Natural(PerExample):
         return losses.cross_entropy(
             logits["clean"], losses.smooth_labels(target, context.num_classes, self.label_smoothing)
         ), {}
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        return None  # a cross-entropy

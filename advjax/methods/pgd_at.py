@@ -35,8 +35,12 @@ class PGDAT(PerExample):
     def weighable(self) -> bool:
         return True
 
+    @property
+    def soft_labels(self) -> bool:
+        return True
+
     def perturb(self, context: Context, key: jax.Array) -> Crafted:
-        x_adv, net = self.attack(context, key, context.nets["model"], context.batch.label)
+        x_adv, net = self.attack(context, key, context.nets["model"], context.target)
         return x_adv, {"model": net}
 
     def forwards(self, context: Context, adversarial: Any) -> Forwards:
@@ -52,6 +56,9 @@ class PGDAT(PerExample):
         if not self.clean_statistics:
             return {}
         return {"model": context.nets["model"].train(context.batch.image)[1]}
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        return None  # a cross-entropy
 
 
 @dataclasses.dataclass(frozen=True)

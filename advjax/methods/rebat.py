@@ -12,7 +12,7 @@ from advjax import losses
 from advjax.fields import Number, at_least, at_least_below, between, field, one_of
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.averaging import mixed
-from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, Network, reached
+from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, Network, PerExample, reached
 from advjax.methods.pgd_at import PGDAT
 
 
@@ -68,7 +68,7 @@ class ReBAT(PGDAT):
         attack: TrainingAttack = self.attack
         if context.phase[1]:
             attack = dataclasses.replace(attack, eps=self.late_eps, steps=self.late_steps)
-        x_adv, net = attack(context, key, context.nets["model"], context.batch.label)
+        x_adv, net = attack(context, key, context.nets["model"], context.target)
         return x_adv, {"model": net}
 
     def forwards(self, context: Context, adversarial: Any) -> Forwards:
@@ -94,3 +94,6 @@ class ReBAT(PGDAT):
         share = self.decay if context.phase[0] else 0.0
         params, stats = mixed((average.params, average.stats), (net.params, net.stats), share)
         return {**moved, "average": average.with_params(params).with_stats(stats)}
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        return PerExample.adaptive_loss(self, context, network, x_adv)

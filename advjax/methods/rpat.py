@@ -44,7 +44,7 @@ class RPAT(Wrapper):
         if "clean" not in logits:
             clean, net = net.train(x)
             logits = {**logits, "clean": clean}
-        values, metrics = self.base.example_losses(context, logits, context.batch.label)
+        values, metrics = self.base.example_losses(context, logits, context.target)
         bend = jnp.mean((middle - (logits["clean"] + logits["robust"]) / 2.0) ** 2, -1)
         state = self.base.new_state(context, adversarial, logits)
         metrics |= {"bend": context.metric(bend), **accuracy(context, **logits)}

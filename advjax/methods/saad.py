@@ -100,6 +100,10 @@ class SAAD(Distillation):
             terms["nat_loss"] = clean
         return values, {name: context.metric(term) for name, term in terms.items()}
 
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        teacher, student = (context.nets[name].logits_fn for name in ("robust_teacher", "student"))
+        return losses.kl(teacher(x_adv), student(x_adv))
+
 
 @dataclasses.dataclass(frozen=True)
 class SAADC(SAAD):

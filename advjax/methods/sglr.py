@@ -60,6 +60,10 @@ class SGLR(Wrapper):
         if not isinstance(self.base, PerExample):
             raise InputError(f"must be a method of one network and a loss per example, not {self.base}", "base")
 
+    @property
+    def soft_labels(self) -> bool:
+        return False
+
     def own_state(self, labels: np.ndarray, num_classes: int) -> State:
         return State(per_example=distill.label_memory(labels, num_classes))
 

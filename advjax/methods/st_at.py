@@ -97,3 +97,6 @@ class STAT(PerExample):
         points = jnp.stack([logits["clean"], logits["robust"], logits["collaborative"]])
         gap = squeeze(*extremes(points, points, context.batch.label))
         return natural + self.beta * gap, {"natural_loss": context.metric(natural), "squeeze": context.metric(gap)}
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        return super().adaptive_loss(context, network, {"adversarial": x_adv, "collaborative": context.batch.image})

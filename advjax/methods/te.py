@@ -91,6 +91,11 @@ class TE(PerExample):
     def new_state(self, context: Context, adversarial: Any, logits: Mapping[str, jax.Array]) -> State | None:
         return State(context.state.shared, adversarial[1])
 
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        net = context.nets["model"].logits_fn
+        ensemble = jax.nn.softmax(net(context.batch.image))
+        return self._values(self.w(context), net(x_adv), context.batch.label, ensemble)[0]
+
 
 def _normalised(memory: jax.Array) -> jax.Array:
     return memory / jnp.maximum(jnp.sum(memory, -1, keepdims=True), jnp.finfo(jnp.float32).tiny)

@@ -39,6 +39,10 @@ class TRADES(PerExample):
     def weighable(self) -> bool:
         return True
 
+    @property
+    def soft_labels(self) -> bool:
+        return True
+
     def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net = context.nets["model"]
         p_clean = jax.nn.softmax(self.attack.logits(net, context.batch.image))

@@ -34,6 +34,10 @@ class Weighting(Wrapper):
     def weighable(self) -> bool:
         return False
 
+    @property
+    def soft_labels(self) -> bool:
+        return False
+
     def own_phase(self, epoch: int, epochs: int) -> Hashable:
         return reached(self.start, epoch, epochs)
 
@@ -44,6 +48,10 @@ class Weighting(Wrapper):
     def weigh(self, context: Context, logits: jax.Array, name: str) -> jax.Array:
         """The weights [B], from the context, the training-mode logits of x' and the name of the network attacked."""
         raise NotImplementedError
+
+    def adaptive_loss(self, context: Context, network: str, x_adv: jax.Array) -> jax.Array | None:
+        # A weight is of the batch and of training; an attack has no use for it.
+        return self.base.adaptive_loss(Wrapper.inner(self, context), network, x_adv)
 
 
 @dataclasses.dataclass(frozen=True)

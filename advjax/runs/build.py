@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from advjax import data, models, parallel
 from advjax.attacks.engine.inputs import check_radius
-from advjax.data import Dataset
+from advjax.data import Dataset, Split
 from advjax.errors import InputError, within
-from advjax.evaluate import protocol
+from advjax.evaluate import corruptions, protocol
 from advjax.methods import Method
 from advjax.numbers import number
 from advjax.runs import schema, teachers
@@ -24,6 +24,7 @@ from advjax.runs.schema import Config, DataConfig
 from advjax.runs.workdir import load_run
 from advjax.runs.writers import TensorBoard, Writer, make_writers
 from advjax.training import schedules
+from advjax.training.loop import check_augment
 
 
 def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None = None) -> Experiment:
@@ -38,6 +39,8 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
     """
     config = config if isinstance(config, Config) else schema.read(config)
     method = create_method(config)
+    with within("data."):
+        check_augment(method, config.data.augment)
     devices = parallel.run_devices(config.devices)
     parallel.check_batch_size(config.batch_size, devices)
     attacks = _attacks(config, method)
@@ -48,7 +51,16 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
         raise InputError(
             f"must be at most {most}, since there are {len(dataset.train.label)} training images", "batch_size"
         )
+    if parts.extra is not None and int(config.data.extra.ratio * config.batch_size + 1e-6) == 0:
+        raise InputError(
+            f"is {config.data.extra.ratio:g}, which leaves no extra image in a batch of {config.batch_size}; allowed: "
+            f"from 1/{config.batch_size} on, below 1",
+            "data.extra.ratio",
+        )
     check_radius(config.attack.norm, number(config.attack.eps), dataset.image_shape, "attack.eps")
+    if any(attack.images for attack in attacks):
+        count = config.evaluation.examples or None
+        corruptions.check(config.evaluation.corruptions, Split(*(array[:count] for array in dataset.test)))
     found = teachers.find(config, method, parts, build)
     modules = create_modules(config, method, dataset.num_classes)
     modules |= {name: teacher.module for name, teacher in found.items()}
@@ -89,7 +101,19 @@ def load_parts(config: Config) -> Parts:
             f"data.validation and data.examples leave {len(train.label)} of {len(dataset.train.label)} images to train on; "
             f"allowed: at least {dataset.num_classes}, one per class"
         )
-    return Parts(dataset._replace(train=train), validation, index)
+    extra, warnings = _extra(config, dataset), dataset.warnings
+    if config.data.extra.ratio and extra is None:
+        line = f"data.extra.ratio is {config.data.extra.ratio:g}, but without data.extra.path there are no extra images"
+        warnings = (*warnings, line)
+    return Parts(dataset._replace(train=train, warnings=warnings), validation, index, extra)
+
+
+def _extra(config: Config, dataset: Dataset) -> Split | None:
+    """The extra images, if there are any."""
+    fields = config.data.extra
+    if not fields.path:
+        return None
+    return data.read_extra(fields.path, dataset.image_shape, dataset.num_classes, fields.labels)
 
 
 MOMENTUM_CYCLES = {"cyclic": schedules.cycle, "onecycle": schedules.cosine_cycle}
@@ -129,7 +153,7 @@ def _attacks(config: Config, method: Method):
         raise InputError(f"must be one of: {allowed}; it is {name!r}", "evaluation.surrogate")
     radii = {norm: getattr(evaluation.radii, norm) for norm in ("linf", "l2", "l1")}
     with within("evaluation."):
-        return protocol(evaluation.protocol, config.attack.norm, config.attack.eps, radii)
+        return protocol(evaluation.protocol, config.attack.norm, config.attack.eps, radii, evaluation.corruptions)
 
 
 def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, image_shape) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import jax
 from advjax import evaluate, hosts, models, parallel
 from advjax.data import Dataset, Split
 from advjax.errors import Stopped
-from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
-from advjax.evaluate.protocols import LogitsFn
+from advjax.evaluate import Attack, Outcome, attack_dataset, params_sha256, per_example, result_row, run_protocol
+from advjax.evaluate.attack_dataset import record_file
+from advjax.evaluate.protocols import LogitsFn, OwnLoss
 from advjax.files import write_atomically, write_json
+from advjax.methods.adaptive import own_loss
 from advjax.runs import exhibits, pages, schema, teachers
 from advjax.runs.display import Display
 from advjax.runs.experiment import Experiment
@@ -61,12 +63,18 @@ def score(
     batch_size: int,
     devices: Sequence[jax.Device],
     surrogate: Surrogate | None = None,
+    own_loss: OwnLoss | None = None,
+    train: Split | None = None,
     interrupts: Interrupts | None = None,
 ) -> list[dict[str, Any]]:
     """Runs a protocol on a network.
 
     Outcomes are appended to records in `directory` as they are known, so that the same call again goes on from there;
     at the end one line per example lies in `directory/examples-PROTOCOL.jsonl`.
+
+    `own_loss` is what rows on the method's own loss maximise. On the images `train` that the network was trained on, as
+    they are, the protocol's PGD-20 (or PGD-10) is run once more; its row then has their accuracy, and by how much the
+    test images' is lower.
 
     Returns:
         One result row per attack, in the protocol's order.
@@ -111,6 +119,7 @@ def score(
         directory=directory,
         network_hash=subject.sha256,
         surrogate=surrogate.logits_fn if surrogate else None,
+        own_loss=own_loss,
         on_start=on_start,
         on_done=on_done,
         seed=seed,
@@ -121,16 +130,34 @@ def score(
     if hosts.is_first():
         lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
         write_atomically(directory / f"examples-{protocol}.jsonl", lines)
+    pgd = next((attack for name in ("pgd20", "pgd10") for attack in attacks if attack.name == name), None)
+    if train is not None and len(train.label) and pgd is not None:
+        display.start(f"{where}: {pgd.name} on training images", len(train.label))
+        outcome = attack_dataset(
+            subject.logits_fn,
+            pgd,
+            train,
+            seed=seed,
+            batch_size=batch_size,
+            devices=devices,
+            progress=progress,
+            record_path=record_file(directory / "train", pgd, seed),
+            network_hash=subject.sha256,
+        )
+        display.stop()
+        row = next(row for row in rows if row["attack"] == pgd.name)
+        row |= {"train_accuracy": outcome.accuracy, "generalisation_gap": outcome.accuracy - row["accuracy"]}
     return rows
 
 
 def doubts(results: Sequence[Mapping[str, Any]], attacks: Sequence[Attack], num_classes: int) -> list[str]:
     """Warnings about an evaluation as a whole: rows of the protocol that are missing, networks near chance."""
     done = {row["attack"] for row in results}
-    left_out = [attack.name for attack in attacks if attack.name not in done]
-    found = (
-        [f"left out for want of a surrogate network (evaluation.surrogate): {', '.join(left_out)}"] if left_out else []
-    )
+    left_out = [attack for attack in attacks if attack.name not in done]
+    transfer = ", ".join(attack.name for attack in left_out if not attack.own_loss)
+    own = ", ".join(attack.name for attack in left_out if attack.own_loss)
+    found = [f"left out for want of a surrogate network (evaluation.surrogate): {transfer}"] if transfer else []
+    found += [f"left out, since no loss of its own is known but the cross-entropy: {own}"] if own else []
     chance = teachers.near_chance(num_classes)
     return found + [
         f"{row['network']} ({row['checkpoint']}): its accuracy on clean images is {row['accuracy']:.2%}, near chance for "
@@ -166,6 +193,9 @@ def evaluate_experiment(
     examples = evaluation.examples or len(experiment.dataset.test.label)
     test = Split(*(array[:examples] for array in experiment.dataset.test))
     surrogate = _surrogate(experiment)
+    # No more than test images: they share a compiled program.
+    most = min(evaluation.train_examples, len(test.label))
+    train = Split(*(array[:most] for array in experiment.dataset.train))
     networks: dict[str, Any] = {}
     results: list[dict[str, Any]] = []
     damaged = []
@@ -192,6 +222,8 @@ def evaluate_experiment(
                     batch_size=evaluation.batch_size,
                     devices=experiment.devices,
                     surrogate=surrogate,
+                    own_loss=_own_loss(experiment, workdir, network, checkpoint, variables),
+                    train=train,
                     interrupts=interrupts,
                 )
                 if not results and hosts.is_first():  # a page shows the first in detail
@@ -235,6 +267,22 @@ def collect_exhibits(experiment: Experiment, logits_fn: LogitsFn, folder: pathli
         batch_size=evaluation.batch_size,
         devices=parallel.local_devices(),
     )
+
+
+def _own_loss(
+    experiment: Experiment, workdir: pathlib.Path, network: str, checkpoint: str, variables: Any
+) -> OwnLoss | None:
+    """What the protocol's rows on the method's own loss maximise, where it has such rows."""
+    if not any(attack.own_loss for attack in experiment.attacks):
+        return None
+    method = experiment.method
+    attacked = method.averaged.get(network, network)
+    every = {**experiment.frozen, attacked: variables, network: variables}
+    for name in {*method.trained, *method.averaged} - set(every):
+        every[name] = load_run(workdir, name, checkpoint)[1]
+    shape = experiment.dataset.image_shape
+    classes, epochs = experiment.dataset.num_classes, experiment.config.epochs
+    return own_loss(method, attacked, experiment.modules, every, classes, epochs, shape)
 
 
 def _named(dataset: Dataset) -> dict[str, Any]:

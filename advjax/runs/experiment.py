@@ -27,11 +27,13 @@ class Parts(NamedTuple):
         dataset: the data, `train` without the validation part.
         validation: the validation part, possibly empty.
         validation_index: rows of the whole training set that make it up.
+        extra: extra training images, mapped from their file; None if there are none.
     """
 
     dataset: Dataset
     validation: Split
     validation_index: np.ndarray
+    extra: Split | None = None
 
 
 class Teacher(NamedTuple):

@@ -46,6 +46,7 @@ NOT_TRAINING: tuple[str, ...] = (
     "hosts_timeout",
     "parallel",
     "data.path",
+    "data.extra.path",
     "data.data_dir",
     "compilation_cache",
 )
@@ -78,6 +79,15 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExtraConfig(Group):
+    """Extra training images, generated ones say, in every batch."""
+
+    path: str = field("", help="npz file with the array image, uint8 [M, H, W, C], any size; empty: no extra images")
+    labels: str = field("label", help="array of that file with their labels or pseudo-labels, integers [M]")
+    ratio: float = field(0.0, at_least_below(0, 1), "share of every batch that is extra, 0.7 say")
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig(Group):
     """Where the images come from and what happens to them."""
 
@@ -92,6 +102,7 @@ class DataConfig(Group):
     image_size: int = field(0, at_least(0), "resize image folders to this many pixels a side; 0: as they are")
     num_classes: int = field(0, at_least(0), "of data from a path; 0: what the name or the labels say")
     data_dir: str = field("", help="where tensorflow-datasets keeps its data")
+    extra: ExtraConfig = ExtraConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +195,14 @@ class EvaluationConfig(Group):
     seed: int = field(0, SEED, "of the attacks")
     surrogate: str = field("", help="network that transfer attacks are crafted on: a teacher's name or a run's folder")
     radii: RadiiConfig = RadiiConfig()
+    corruptions: str = field(
+        "", help="folder of CIFAR-C's .npy files for the protocol corruptions; empty: computed ones"
+    )
+    train_examples: int = field(
+        1000,
+        at_least(0),
+        "training images attacked for the robust generalisation gap, at most as many as test images; 0: none",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,13 @@ import numpy as np
 from scipy import stats
 
 from advjax.errors import InputError
-from advjax.evaluate.report import harmonic_mean
+from advjax.evaluate.figures import FIGURES, harmonic_mean
 from advjax.files import read_json
 from advjax.runs.metrics import read_metrics
 
 CONFIDENCE = 0.95
-MERITS = {"w_robust": "W-Robust", "nrr": "NRR"}
+MERITS = {name: head for name, head in FIGURES.items() if not name.endswith("_accuracy")}
+MORE = tuple(name for name in MERITS if name not in ("w_robust", "nrr"))  # what reports say of merit beside accuracies
 
 
 class Entry(NamedTuple):
@@ -122,9 +123,17 @@ def summarise(entries: Sequence[Entry], reference: str = "") -> dict[str, Any]:
         row["seconds"].append(entry.seconds)
         row["sha256"].append(entry.report["networks"][network].get("params_sha256"))
         for result in entry.report["results"]:
-            if (result["network"], result["checkpoint"]) == (network, "last"):
+            if (result["network"], result["checkpoint"]) == (network, "last") and result["norm"] != "corruption":
                 row["accuracy"].setdefault(result["attack"], []).append(result["accuracy"])
+        for figures in entry.report.get("figures", ()):
+            if (figures["network"], figures["checkpoint"]) == (network, "last"):
+                for name in MORE:
+                    row.setdefault(name, []).append(figures.get(name))
         row["warnings"] = sorted({*row["warnings"], *entry.report["warnings"]})
+    for name in MORE:  # a column takes a value of every run
+        if any(len(row.get(name, ())) < len(row["seeds"]) or None in row[name] for row in methods.values()):
+            for row in methods.values():
+                row.pop(name, None)
     attacks = list(next(iter(methods.values()))["accuracy"])
     if len(attacks) > 1:
         for row in methods.values():

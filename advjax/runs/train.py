@@ -189,6 +189,8 @@ class _Training:
             config.batch_size,
             first=point.step,
             frozen=trainer.place(experiment.frozen),
+            extra=experiment.parts.extra,
+            ratio=config.data.extra.ratio,
         )
         try:
             for step, state, metrics in steps:

@@ -168,17 +168,22 @@ def prepare(workdir: pathlib.Path, experiment: Experiment) -> None:
 def _check_data(workdir: pathlib.Path, now: dict[str, Any]) -> None:
     """Raises `InputError` if the run began on other images or labels."""
     before = read_json(workdir, "data.json").get("sha256", now["sha256"])
-    for part in now["sha256"]:
-        if before.get(part) != now["sha256"][part]:
+    for part in {**before, **now["sha256"]}:
+        if before.get(part) != now["sha256"].get(part):
+            field = "data.extra.path" if part == "extra" else "data.path"
             raise InputError(
-                f"workdir {workdir} holds a run that began on another {part} set (data.path): choose another --workdir, "
+                f"workdir {workdir} holds a run that began on another {part} set ({field}): choose another --workdir, "
                 "or the same data"
             )
 
 
 def describe_data(experiment: Experiment) -> dict[str, Any]:
     """What `data.json` says of the data: sizes, hashes, and which images are held out."""
-    dataset = experiment.dataset
+    dataset, extra = experiment.dataset, experiment.parts.extra
+    parts = {"training": dataset.train, "test": dataset.test}
+    if extra is not None:
+        # All labels and a thousand images tell a file from another; there may be a hundred gigabytes of them.
+        parts["extra"] = Split(extra.image[:: -(-len(extra.label) // 1000)], extra.label)
     return {
         "name": dataset.name,
         "num_classes": dataset.num_classes,
@@ -186,7 +191,8 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
         "train": len(dataset.train.label),
         "validation": len(experiment.validation.label),
         "test": len(dataset.test.label),
-        "sha256": {part: sha256_of(split) for part, split in (("training", dataset.train), ("test", dataset.test))},
+        **({"extra": len(extra.label)} if extra is not None else {}),
+        "sha256": {part: sha256_of(split) for part, split in parts.items()},
         "validation_index": experiment.parts.validation_index.tolist(),
     }
 

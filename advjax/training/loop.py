@@ -20,11 +20,20 @@ import numpy as np
 import optax
 
 from advjax import parallel
-from advjax.data import Split, epoch_order, to_float, to_rows
+from advjax.data import Split, drawn, epoch_order, mixed_order, partners, split_cutmix, to_float, to_rows
 from advjax.errors import InputError
 from advjax.methods.base import Batch, Method
 from advjax.training.state import TrainState, create_state
-from advjax.training.step import Data, Metrics, Order, StepConfig, make_epoch_end, make_indexed_step, make_step
+from advjax.training.step import (
+    Data,
+    Extra,
+    Metrics,
+    Order,
+    StepConfig,
+    make_epoch_end,
+    make_indexed_step,
+    make_step,
+)
 
 
 class Trainer:
@@ -50,8 +59,9 @@ class Trainer:
             mapping: `"pmap"` or `"shard_map"`.
 
         Raises:
-            InputError: a network of the method is missing.
+            InputError: a network of the method is missing; CutMix, and a method that cannot read mixed labels.
         """
+        check_augment(method, config.augment)
         for name in (*method.trained, *method.frozen, *method.averaged):
             if name not in modules:
                 raise InputError(f"must have the method's network {name!r}, they are {sorted(modules)}", "modules")
@@ -151,6 +161,8 @@ class Trainer:
         *,
         first: int = 0,
         frozen: Mapping[str, Any] | None = None,
+        extra: Split | None = None,
+        ratio: float = 0.0,
     ) -> Iterator[tuple[int, TrainState, Metrics]]:
         """Trains on a set in memory, to the last epoch, and yields (steps done, state, metrics) after every step.
 
@@ -163,12 +175,19 @@ class Trainer:
             batch_size: over all devices together.
             first: steps that are done.
             frozen: name -> variables of the teachers, on all devices (`place`).
+            extra: further images and labels, in memory or mapped from a file (`advjax.data.read_extra`), of which every
+                epoch has others; an epoch is as many steps as without them (`advjax.data.mixed_order`). A method with
+                a state per example keeps it of `train` alone and meets an extra example as one that it never saw.
+            ratio: the share of a batch that is extra.
         """
         per_epoch = -(-len(train.label) // batch_size)
         shape = train.image.shape[1:]
         data = self.data(train)
         for epoch in range(first // per_epoch, self.config.epochs):
-            order = self.order(len(train.label), batch_size, epoch)
+            if extra is None:
+                order = self.order(len(train.label), batch_size, epoch)
+            else:
+                order, data = self.mixed(data, extra, ratio, batch_size, epoch)
             program = self._program(self.phase(epoch), (batch_size, *shape), indexed=True)
             for index in range(first % per_epoch if epoch == first // per_epoch else 0, per_epoch):
                 state, metrics = program(state, frozen or {}, data, order)
@@ -183,7 +202,24 @@ class Trainer:
 
     def order(self, count: int, batch_size: int, epoch: int) -> Order:
         """The batches of an epoch, cut over the devices."""
-        on_host: tuple[Any, ...] = epoch_order(self.config.seed, epoch, count, batch_size)
+        return self._laid_out(*epoch_order(self.config.seed, epoch, count, batch_size), epoch)
+
+    def mixed(self, data: Data, extra: Split, ratio: float, batch_size: int, epoch: int) -> tuple[Order, Data]:
+        """The batches of an epoch with extra examples, cut over the devices, and these examples beside `data` on all.
+
+        They are read, at most as many as `data` has, when the epoch begins.
+        """
+        count = len(data.label)
+        index, weight = mixed_order(self.config.seed, epoch, count, len(extra.label), batch_size, ratio)
+        index, split = drawn(extra, index, count)
+        unseen = self.method.init_state(split.label, self.config.num_classes).per_example
+        on_host: tuple[Any, ...] = (to_rows(split.image), split.label, unseen)
+        return self._laid_out(index, weight, epoch), data._replace(extra=self.place(Extra(*on_host)))
+
+    def _laid_out(self, index: np.ndarray, weight: np.ndarray, epoch: int) -> Order:
+        mixes = split_cutmix(self.config.augment)[1] > 0
+        partner = partners(self.config.seed, epoch, index) if mixes else None
+        on_host: tuple[Any, ...] = (index, weight, partner)
         return parallel.split(parallel.shares(Order(*on_host), self.devices, axis=1), self.devices)
 
     def program(self, phase: Hashable, image_shape: tuple[int, int, int] | None = None) -> Any:
@@ -217,6 +253,17 @@ class Trainer:
         if key not in self._programs:
             self._programs[key] = self.program(phase, shape[1:] if indexed else None)  # type: ignore[arg-type]
         return self._programs[key]
+
+
+def check_augment(method: Method, kind: str) -> None:
+    """Raises an `InputError` for an augmentation that mixes labels, and a method that cannot read mixed ones."""
+    if split_cutmix(kind)[1] and not method.soft_labels:
+        name = type(method).__name__
+        raise InputError(
+            f"has cutmix, which mixes labels, and {name} reads them as classes; allowed: the other steps, or a method "
+            "with soft_labels, such as natural, pgd_at and trades",
+            "augment",
+        )
 
 
 class Meter:

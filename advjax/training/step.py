@@ -12,31 +12,60 @@ import jax.numpy as jnp
 import optax
 
 from advjax import fields, parallel
-from advjax.data import KINDS, augment, from_rows, parse_augment
+from advjax.data import KINDS, augment, cutmix, from_rows, parse_augment, split_cutmix
 from advjax.errors import InputError
 from advjax.fields import SEED, Parsed, at_least, field, one_of
 from advjax.methods.base import Aux, Batch, Context, Method, Network, State
 from advjax.training.state import TrainState
 
-# Purpose of a key that is drawn between two steps: no step's own.
-_END = 2**31
+# Purposes of keys: what is drawn between two steps, no step's own; what CutMix draws of a step's.
+_END, _CUTMIX = 2**31, 2**31 + 1
 
 Metrics = dict[str, jax.Array]
 Step = Callable[..., tuple[TrainState, Metrics]]
 
 
-class Data(NamedTuple):
-    """The training set on a device: uint8 images as rows [N, R] (`advjax.data.to_rows`) and int32 labels [N]."""
+class Extra(NamedTuple):
+    """The extra examples of an epoch on a device, rows N.. of the training set for that long.
+
+    Attributes:
+        image: uint8 [E, R].
+        label: int32 [E].
+        per_example: what the method remembers of an example that it has never seen, with rows [E, ...]; it sees an extra
+            example so every time, and what it would remember is dropped.
+    """
 
     image: jax.Array
     label: jax.Array
+    per_example: Any = ()
+
+
+class Data(NamedTuple):
+    """The training set on a device.
+
+    Attributes:
+        image: uint8 images as rows [N, R] (`advjax.data.to_rows`).
+        label: int32 [N].
+        extra: the extra examples of this epoch; None where there are none.
+    """
+
+    image: jax.Array
+    label: jax.Array
+    extra: Extra | None = None
 
 
 class Order(NamedTuple):
-    """One device's share of the batches of an epoch: row numbers and weights, both [steps, B]."""
+    """One device's share of the batches of an epoch.
+
+    Attributes:
+        rows: [steps, B] row numbers in `Data`.
+        weight: [steps, B] 1, or 0 for padding.
+        partner: [steps, B] rows of the examples that CutMix cuts from; None without it.
+    """
 
     rows: jax.Array
     weight: jax.Array
+    partner: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +114,11 @@ def make_step(
         InputError: when traced, a batch without the views that the method wants.
     """
 
-    def step(state: TrainState, frozen: Mapping[str, Any], batch: Batch, epoch: jax.Array):
+    def step(state: TrainState, frozen: Mapping[str, Any], batch: Batch, epoch: jax.Array, unseen: Any = None):
         if len(batch.views) != method.views - 1:
             raise InputError(f"must be {method.views - 1} beside the image, they are {len(batch.views)}", "batch.views")
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        context = _context(modules, config, phase, state, frozen, batch, epoch, key)
+        context = _context(modules, config, phase, state, frozen, batch, epoch, key, unseen)
         attack_key, loss_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
         opt_state, adversarial = dict(state.opt_state), None
         metrics: dict[str, Any] = {}
@@ -109,7 +138,7 @@ def make_step(
             context = _advanced(context, params, aux, config.batch_norm)
             metrics = _added(metrics, {"loss": context.metric(value), **aux.metrics})
         context = context.with_nets(method.after_update(context, adversarial))
-        return _new_state(state, context, opt_state), parallel.psum(
+        return _new_state(state, context, opt_state, repeats=unseen is not None), parallel.psum(
             {name: jnp.stack(pair) for name, pair in metrics.items()}
         )
 
@@ -132,8 +161,12 @@ def make_indexed_step(step: Step, config: StepConfig, image_shape: tuple[int, in
     def indexed(state: TrainState, frozen: Mapping[str, Any], data: Data, order: Order):
         steps = len(order.rows)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
-        batch = _gathered(data, order, state.step % steps, key, config.augment, image_shape, views)
-        return step(state, frozen, batch, state.step // steps)
+        batch = _gathered(data, order, state.step % steps, key, config, image_shape, views)
+        unseen = None
+        if data.extra is not None:
+            row = jnp.maximum(batch.id - len(data.label), 0)
+            unseen = jax.tree.map(lambda leaf: leaf[row], data.extra.per_example)
+        return step(state, frozen, batch, state.step // steps, unseen)
 
     return indexed
 
@@ -166,7 +199,7 @@ def make_epoch_end(
         names = method.recomputed(phase)
 
         def revisit(index, stats):
-            batch = _gathered(data, order, index, jax.random.fold_in(key, index), config.augment, image_shape)
+            batch = _gathered(data, order, index, jax.random.fold_in(key, index), config, image_shape)
             for name in names:
                 net = dataclasses.replace(context.nets[name].with_stats(stats[name]), weight=batch.weight)
                 net = net.train(batch.image, momentum=index / (index + 1.0))[1]
@@ -191,23 +224,53 @@ def _gathered(
     order: Order,
     index: jax.Array,
     key: jax.Array,
-    kind: str,
+    config: StepConfig,
     image_shape: tuple[int, int, int],
     views: int = 1,
 ) -> Batch:
     """The batch of this index in an epoch's order, gathered and augmented."""
-    rows, weight = jax.tree.map(lambda leaf: leaf[index], (order.rows, order.weight))
-    raw = from_rows(data.image[rows], image_shape)
+    rows, weight, partner = jax.tree.map(lambda leaf: leaf[index], order)
+    raw, label = _taken(data, rows, image_shape)
     # A view is drawn by a key of its own; the first one's is that of a method with a single one.
     keys = [key, *(jax.random.fold_in(key, view) for view in range(1, views))]
-    image, *others = (augment(each, raw, rows, kind) for each in keys)
-    return Batch(image, data.label[rows], rows, weight, tuple(others))
+    image, *others = (augment(each, raw, rows, config.augment) for each in keys)
+    if partner is None:
+        return Batch(image, label, rows, weight, tuple(others))
+    # Drawn by the partner's own id: it is cut from as it stands in its own place.
+    raw, other = _taken(data, partner, image_shape)
+    image, target = cutmix(
+        jax.random.fold_in(key, _CUTMIX),
+        image,
+        jax.nn.one_hot(label, config.num_classes),
+        rows,
+        augment(key, raw, partner, config.augment),
+        jax.nn.one_hot(other, config.num_classes),
+        share=split_cutmix(config.augment)[1],
+    )
+    return Batch(image, jnp.argmax(target, -1).astype(label.dtype), rows, weight, (), target)
 
 
-def _context(modules, config, phase, state, frozen, batch, epoch, key) -> Context:
+def _taken(data: Data, rows: jax.Array, image_shape: tuple[int, int, int]) -> tuple[jax.Array, jax.Array]:
+    """uint8 images [B, H, W, C] and labels [B] of rows of the training set, those from N on being extra ones."""
+    image, label = data.image[rows], data.label[rows]
+    if data.extra is not None:
+        added, row = rows >= len(data.label), jnp.maximum(rows - len(data.label), 0)
+        image = jnp.where(added[:, None], data.extra.image[row], image)
+        label = jnp.where(added, data.extra.label[row], label)
+    return from_rows(image, image_shape), label
+
+
+def _context(modules, config, phase, state, frozen, batch, epoch, key, unseen=None) -> Context:
     shared, rows = state.method
     if batch is not None:
         rows = jax.tree.map(lambda leaf: leaf[batch.id], rows)
+    if unseen is not None:
+
+        def remembered(old, new, whole):
+            added = (batch.id >= len(whole)).reshape(-1, *[1] * (old.ndim - 1))
+            return jnp.where(added, new, old)
+
+        rows = jax.tree.map(remembered, rows, unseen, state.method.per_example)
     weight = None if batch is None else batch.weight
     variables = {name: (state.params[name], state.stats[name]) for name in state.params}
     variables |= {name: (value["params"], value["batch_stats"]) for name, value in frozen.items()}
@@ -261,18 +324,19 @@ def _added(metrics: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any
     return {**metrics, **{n: jax.tree.map(jnp.add, metrics[n], m) if n in metrics else m for n, m in more.items()}}
 
 
-def _new_state(state: TrainState, context: Context, opt_state: dict[str, Any]) -> TrainState:
+def _new_state(state: TrainState, context: Context, opt_state: dict[str, Any], repeats: bool) -> TrainState:
     return TrainState(
         step=state.step + 1,
         params={name: context.nets[name].params for name in state.params},
         stats={name: context.nets[name].stats for name in state.stats},
         opt_state=opt_state,
-        method=State(context.state.shared, _scattered(state.method.per_example, context)),
+        method=State(context.state.shared, _scattered(state.method.per_example, context, repeats)),
     )
 
 
-def _scattered(whole: Any, context: Context) -> Any:
-    """The per-example state with the batch's rows, gathered from all devices, written in; padding writes nothing."""
+def _scattered(whole: Any, context: Context, repeats: bool) -> Any:
+    """The per-example state with the batch's rows, gathered from all devices, written in; padding and extra examples
+    write nothing. Where a batch may hold an example twice (`repeats`), its last place in the batch counts."""
     if not jax.tree.leaves(whole):
         return whole
     id, weight, new = jax.lax.all_gather(
@@ -280,6 +344,12 @@ def _scattered(whole: Any, context: Context) -> Any:
     )
 
     def write(old, new):
-        return old.at[jnp.where(weight > 0, id, len(old))].set(new, mode="drop")
+        row = jnp.where(weight > 0, id, len(old))
+        if repeats:
+            # Which of two writes to one place wins is not defined.
+            place = jnp.arange(len(row))
+            last = jnp.zeros(len(old), place.dtype).at[row].max(place, mode="drop")
+            row = jnp.where(last[jnp.minimum(row, len(old) - 1)] == place, row, len(old))
+        return old.at[row].set(new, mode="drop")
 
     return jax.tree.map(write, whole, new)

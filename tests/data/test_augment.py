@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from advjax.data import augment, cutmix, parse_augment, to_float
+from advjax.data import augment, cutmix, parse_augment, split_cutmix, to_float
 from advjax.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (6, 8, 10, 3), dtype=np.uint8)
@@ -173,6 +175,8 @@ def test_steps_compose_in_their_order_and_none_changes_another():
         applied(key, cropped, ids, "rotate15"), applied(key, IMAGES, ids, "crop+flip+rotate15")
     )
     assert not np.array_equal(applied(key, IMAGES, ids, "rotate15+crop"), applied(key, IMAGES, ids, "crop+rotate15"))
+    np.testing.assert_array_equal(applied(key, IMAGES, ids, "crop_flip+cutmix"), cropped)
+    assert split_cutmix("crop_flip+cutmix50") == ("crop4+flip", 0.5) and split_cutmix("flip") == ("flip", 0.0)
     assert parse_augment("crop+flip+rotate") == parse_augment("crop4+flip+rotate15") != parse_augment("none") == ()
 
 
@@ -196,6 +200,10 @@ def test_cutmix_swaps_a_rectangle_and_mixes_labels_by_area():
         np.clip(c + s, 0, n) - np.clip(c - s, 0, n) for c, s, n in zip(centre, (height, width), (8, 10), strict=True)
     ]
     assert abs(share.mean() - np.mean(cut[0] * cut[1]) / 80) < 0.015
+    half = jax.jit(partial(cutmix, share=0.5))(jax.random.key(8), zeros, labels, ids, ones, others)[0]
+    mixed = np.asarray(half).any((1, 2, 3))
+    np.testing.assert_array_equal(half[mixed], image[mixed])
+    assert abs(mixed.sum() / image.any((1, 2, 3)).sum() - 0.5) < 0.04
     again = mix(jax.random.key(8), zeros[5:7], labels[5:7], ids[5:7], ones[5:7], others[5:7])
     np.testing.assert_array_equal(again[0], image[5:7])
 
@@ -215,6 +223,8 @@ def test_to_float_covers_zero_to_one():
         ("rotate0", "rotate with 0; allowed: 1 to 180"),
         ("rotate" + "9" * 5000, "allowed: 1 to 180"),
         ("crop+flip+crop2", "has crop twice"),
+        ("cutmix101", "cutmix with 101; allowed: 1 to 100"),
+        ("cutmix+crop", "has crop after cutmix"),
         ("reflect_crop8", "more than 8 pixels"),
         ("crop_shift8", "more than 8 pixels"),
     ],

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax.data import Split, from_rows, mixed_order, read_extra, take, to_rows
+from advjax.data import drawn, from_rows, mixed_order, read_extra, to_rows
 from advjax.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -38,16 +38,16 @@ def test_extra_images_are_mapped_where_they_can_be(tmp_path, save, order):
     np.testing.assert_array_equal(extra.label, label)
 
 
-def test_a_batch_of_real_and_extra_images(tmp_path):
+def test_the_extra_images_of_an_epoch(tmp_path):
     image, label = extra_file(tmp_path / "extra.npz")
     extra = read_extra(tmp_path / "extra.npz", (4, 5, 3), 3)
-    real = Split(RNG.integers(0, 256, (10, 4, 5, 3), dtype=np.uint8), np.full(10, 2, np.int32))
-    rows = mixed_order(0, 0, 10, 40, 8, 0.5)[0][0]
-    batch = take(real, extra, rows)
-    both = np.concatenate([real.image, image]), np.concatenate([real.label, label])
-    assert 0 < (rows >= 10).sum() < 8 and type(batch.image) is np.ndarray
-    np.testing.assert_array_equal(batch.image, both[0][rows])
-    np.testing.assert_array_equal(batch.label, both[1][rows])
+    index = mixed_order(0, 0, 10, 40, 8, 0.5)[0]
+    place, split = drawn(extra, index, 10)
+    assert type(split.image) is np.ndarray and len(split.label) == (index >= 10).sum() == 8
+    np.testing.assert_array_equal(place[index < 10], index[index < 10])
+    np.testing.assert_array_equal(place[index >= 10], 10 + np.arange(8))
+    np.testing.assert_array_equal(split.image, image[index[index >= 10] - 10])
+    np.testing.assert_array_equal(split.label, label[index[index >= 10] - 10])
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_extra_images_are_refused_in_one_line(tmp_path, arrays, message):
     extra_file(tmp_path / "extra.npz", **arrays)
     with pytest.raises(InputError, match=message) as error:
         read_extra(tmp_path / "extra.npz", (4, 5, 3), 3)
-    assert str(error.value).startswith("data.extra_path: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith("data.extra.path: ") and "\n" not in str(error.value)
 
 
 def test_extra_files_that_cannot_be_mapped(tmp_path, monkeypatch):
     monkeypatch.setattr("advjax.data.npz._MOST_COMPRESSED", 1000)
     extra_file(tmp_path / "extra.npz", np.savez_compressed)
     for path, message in (("extra.npz", "cannot be mapped; allowed: .*numpy.savez"), ("none.npz", "no regular file")):
-        with pytest.raises(InputError, match=f"data.extra_path: .*{message}"):
+        with pytest.raises(InputError, match=f"data.extra.path: .*{message}"):
             read_extra(tmp_path / path, (4, 5, 3), 3)
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(InputError, match="looked for the arrays image and label, found x"):

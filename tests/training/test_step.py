@@ -127,7 +127,7 @@ def test_one_compilation_for_all_batches_of_a_phase():
 
 def test_padding_changes_nothing():
     """A batch of 6 padded to 8 gives the step that the 6 alone give."""
-    data = Data(*(array[:6] for array in toy_data()))
+    data = Data(*(array[:6] for array in toy_data()[:2]))
     padded, exact = Run(Natural(), data=data, batch_size=8).step(), Run(Natural(), data=data, batch_size=6).step()
     assert distance((padded.state.params, padded.state.stats), (exact.state.params, exact.state.stats)) < 1e-6
     np.testing.assert_allclose(padded.metrics["loss"], exact.metrics["loss"], rtol=1e-6)
