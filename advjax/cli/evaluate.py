@@ -91,8 +91,7 @@ def _run(argv: list[str]) -> None:
     surrogate = None
     if options.surrogate:
         surrogate = Surrogate(options.surrogate, advjax.logits_fn(*advjax.load_run(options.surrogate)))
-    examples = options.examples or len(dataset.test.label)
-    test = data.Split(*(array[:examples] for array in dataset.test))
+    test = dataset.test.first(options.examples)
     out = pathlib.Path(options.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,21 @@ from advjax.data.base import Dataset, Split
 from advjax.data.layout import from_rows, take, to_rows
 from advjax.data.npz import read_extra
 from advjax.data.order import epoch_order, inject_label_noise, mixed_order, split_validation, subset
-from advjax.data.sources import load, names
+from advjax.data.pictures import Cut, Pictures, Source
+from advjax.data.sources import CROPS, STREAMING, load, names
+from advjax.data.streaming import Course, Streamed, stream
 
 __all__ = [
+    "CROPS",
     "KINDS",
+    "STREAMING",
+    "Course",
+    "Cut",
     "Dataset",
+    "Pictures",
+    "Source",
     "Split",
+    "Streamed",
     "augment",
     "cutmix",
     "epoch_order",
@@ -22,6 +31,7 @@ __all__ = [
     "parse_augment",
     "read_extra",
     "split_validation",
+    "stream",
     "subset",
     "take",
     "to_float",

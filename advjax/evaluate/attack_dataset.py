@@ -114,7 +114,7 @@ def attack_dataset(
         raise InputError(
             f"split must hold uint8 images [N, H, W, C], it holds {split.image.dtype} of shape {split.image.shape}"
         )
-    split = Split(*(array[: attack.examples or None] for array in split))
+    split = split.first(attack.examples)
     num_classes = count_classes(logits_fn, split.image.shape[1:])
     check_labels(np.asarray(split.label), num_classes, len(split.image), "the split's labels")
     if surrogate is not None:
@@ -151,7 +151,7 @@ def _run_stages(logits_fn, attack, stages, split, place, *, seed, progress, **op
     result = cascade(
         logits_fn,
         attack_key(seed, attack.name),
-        np.asarray(to_float(split.image)),
+        to_float(np.asarray(split.image)),
         split.label,
         norm=attack.norm,
         eps=attack.radius,
@@ -197,7 +197,8 @@ def _run_craft(
                 for name in raised:
                     raised[name][row] = entry.get(name, False)
         for rows, padded in _batches(np.flatnonzero(~known), place.round_up(min(batch_size, n))):
-            batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
+            images = split.image[padded]
+            batch = (to_float(jnp.asarray(images)), jnp.asarray(split.label[padded]), jnp.asarray(padded))
             x, y, ids = place.shard(batch)
             x_adv = attack.craft(source, key, x, y, ids)
             logits = np.asarray(_logits(scored, x_adv), np.float32)[: len(rows)]
@@ -209,7 +210,10 @@ def _run_craft(
                 raised["probabilities"][rows] = are_probabilities(logits)
                 raised["constant"][rows] = len(rows) > 1 and (logits == logits[0]).all()
             robust[rows], known[rows] = ~wrong, True
-            record.add((_entry(attack, split, i, bool(robust[i]), raised, passes), None) for i in rows)
+            record.add(
+                (_entry(attack, i, bool(robust[i]), raised, passes, crc32), None)
+                for i, crc32 in zip(rows, map(checksum, images, split.label[rows]), strict=True)
+            )
             progress(int(known.sum()), n)
     finally:
         record.close()
@@ -222,11 +226,11 @@ def _run_craft(
 
 
 def _entry(
-    attack: Attack, split: Split, i: int, robust: bool, raised: Mapping[str, np.ndarray], passes: dict[str, int]
+    attack: Attack, i: int, robust: bool, raised: Mapping[str, np.ndarray], passes: dict[str, int], crc32: int
 ) -> dict[str, Any]:
     entry = {"id": int(i), "attack": attack.name, "trial": 0, "robust": robust, **passes}
     own = {name: True for name, rows in raised.items() if rows[i]}
-    return entry | {"crc32": checksum(split.image[i], split.label[i])} | own
+    return entry | {"crc32": crc32} | own
 
 
 def fingerprint(attack: Attack, seed: int, network_hash: str | None, non_finite: str) -> dict[str, Any]:

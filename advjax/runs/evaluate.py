@@ -148,8 +148,7 @@ def evaluate_experiment(
         The report.
     """
     config, evaluation = experiment.config, experiment.config.evaluation
-    examples = evaluation.examples or len(experiment.dataset.test.label)
-    test = Split(*(array[:examples] for array in experiment.dataset.test))
+    test = experiment.dataset.test.first(evaluation.examples)
     surrogate = _surrogate(experiment)
     networks, results, damaged = {}, [], []
     for network in experiment.method.evaluated:

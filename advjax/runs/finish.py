@@ -10,7 +10,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from advjax import compiling, models
-from advjax.data import Split
 from advjax.errors import InputError
 from advjax.evaluate import attack_dataset, clean, params_sha256, pgd_steps
 from advjax.files import read_json, write_json
@@ -116,7 +115,7 @@ def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupt
 
 def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Display) -> dict[str, Any]:
     """What the report says of a teacher. Its accuracies are those on the first test images."""
-    test = Split(*(array[:TEACHER_EXAMPLES] for array in experiment.dataset.test))
+    test = experiment.dataset.test.first(TEACHER_EXAMPLES)
     evaluation, logits_fn = experiment.config.evaluation, models.logits_fn(teacher.module, teacher.variables)
     attack, accuracy = pgd_steps(20, experiment.norm, experiment.eps), {}
     for each in (clean(), attack):

@@ -32,6 +32,15 @@ class Data(NamedTuple):
     label: jax.Array
 
 
+class Sent(NamedTuple):
+    """One device's share of a batch as it comes from the host: rows of pixels [B, R], labels, row numbers, weights [B]."""
+
+    image: jax.Array
+    label: jax.Array
+    rows: jax.Array
+    weight: jax.Array
+
+
 class Order(NamedTuple):
     """One device's share of the batches of an epoch: row numbers and weights, both [steps, B]."""
 
@@ -138,6 +147,27 @@ def make_indexed_step(step: Step, config: StepConfig, image_shape: tuple[int, in
     return indexed
 
 
+def make_streamed_step(
+    step: Step, config: StepConfig, image_shape: tuple[int, int, int], per_epoch: int, views: int = 1
+) -> Step:
+    """`(state, frozen, sent) -> (state, metrics)`: the step on a batch from the host, augmented as `make_indexed_step`'s.
+
+    Args:
+        step: from `make_step`.
+        config: see `StepConfig`.
+        image_shape: (H, W, C) of the images in `sent`.
+        per_epoch: steps in an epoch.
+        views: how many augmented views of every image the method wants.
+    """
+
+    def streamed(state: TrainState, frozen: Mapping[str, Any], sent: Sent):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
+        batch = _augmented(sent, key, config.augment, image_shape, views)
+        return step(state, frozen, batch, state.step // per_epoch)
+
+    return streamed
+
+
 def make_epoch_end(
     method: Method,
     modules: Mapping[str, nn.Module],
@@ -197,11 +227,15 @@ def _gathered(
 ) -> Batch:
     """The batch of this index in an epoch's order, gathered and augmented."""
     rows, weight = jax.tree.map(lambda leaf: leaf[index], (order.rows, order.weight))
-    raw = from_rows(data.image[rows], image_shape)
+    return _augmented(Sent(data.image[rows], data.label[rows], rows, weight), key, kind, image_shape, views)
+
+
+def _augmented(sent: Sent, key: jax.Array, kind: str, image_shape: tuple[int, int, int], views: int = 1) -> Batch:
+    raw = from_rows(sent.image, image_shape)
     # A view is drawn by a key of its own; the first one's is that of a method with a single one.
     keys = [key, *(jax.random.fold_in(key, view) for view in range(1, views))]
-    image, *others = (augment(each, raw, rows, kind) for each in keys)
-    return Batch(image, data.label[rows], rows, weight, tuple(others))
+    image, *others = (augment(each, raw, sent.rows, kind) for each in keys)
+    return Batch(image, sent.label, sent.rows, sent.weight, tuple(others))
 
 
 def _context(modules, config, phase, state, frozen, batch, epoch, key) -> Context:
