@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 def toy(config, folder):
     """The recipe in two steps an epoch."""
     config.network.update({"name": "tiny_cnn", "width": 2, "stem": ""})
-    config.data.update({"path": str(folder), "image_size": 16, "resize": 18, "validation": 2, "workers": 1})
+    config.data.update({"path": str(folder), "image_size": 16, "resize": 18, "validation": 0, "workers": 1})
     config.update({"epochs": 1, "batch_size": 8, "compilation_cache": "off", "devices": 1})
     config.attack.steps = 2
     config.validation.steps = 1
