@@ -15,7 +15,7 @@ from advjax.models.normalisation import CIFAR10_MEAN, CIFAR10_STD, CIFAR100_MEAN
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar100; cifar10-fair; imagenet, imagenet-vit_b_16, imagenet-convnext_t."""
+    """Variants: digits, cifar10, cifar100; cifar10-fair; imagenet (-vit_b_16, -convnext_t)."""
     return common.variant(recipe("pgd_at"), variant, VARIANTS)
 
 

@@ -14,7 +14,7 @@ from advjax.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar10-resnet18, cifar100, mnist; cifar10-fair; imagenet, imagenet-vit_b_16, imagenet-convnext_t."""
+    """Variants: digits, cifar10, cifar10-resnet18, cifar100, mnist; cifar10-fair; imagenet (-vit_b_16, -convnext_t)."""
     config = common.get_config("trades")
     config.network.name = "wrn_34_10"
     config.epochs = 76

@@ -72,7 +72,9 @@ def _check_streams(config: Config, method: Method) -> None:
     except InputError as error:
         raise InputError(f"data.streaming: the images {error.tail}") from None
     if method.views > 1 and config.data.crop == "random":
-        raise InputError("must be centre, since the method sees several views of an image, and all of one crop", "data.crop")
+        raise InputError(
+            "must be centre, since the method sees several views of an image, and all of one crop", "data.crop"
+        )
 
 
 def load_data(fields: DataConfig) -> Dataset:

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from advjax import parallel
-from advjax.data import Course, Split, epoch_order, stream, to_float, to_rows
+from advjax.data import Course, Split, Streamed, epoch_order, stream, to_float, to_rows
 from advjax.errors import InputError
 from advjax.methods.base import Batch, Method
 from advjax.training.state import TrainState, create_state
@@ -219,12 +219,17 @@ class Trainer:
         """What a step takes of a set that streams: its batch, put on the devices some steps ahead."""
         ahead: collections.deque[tuple[Sent]] = collections.deque()
         with closing(stream(train, course, workers)) as batches:
-            for image, *others in batches:
-                on_host: tuple[Any, ...] = (to_rows(image), *others)
-                ahead.append((parallel.split(parallel.shares(Sent(*on_host), self.devices), self.devices),))
+            for batch in batches:
+                ahead.append((self.send(batch),))
                 if len(ahead) > _AHEAD:
                     yield ahead.popleft()
         yield from ahead
+
+    def send(self, batch: Streamed) -> Sent:
+        """A batch that streams, cut over the devices."""
+        image, *others = batch
+        on_host: tuple[Any, ...] = (to_rows(image), *others)
+        return parallel.split(parallel.shares(Sent(*on_host), self.devices), self.devices)
 
     def data(self, train: Split) -> Data:
         """A training set on all devices."""

@@ -135,7 +135,10 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(folder):
     [
         ({"streaming": "yes"}, r"^data\.streaming must be a choice, it is 'yes'; allowed: False, True, auto$"),
         ({"crop": "corner"}, r"^data\.crop must be a choice, it is 'corner'; .*allowed: centre, random$"),
-        ({"image_size": 0, "crop": "random"}, r"^data\.image_size is 0; allowed with data\.crop=random: integers from 1"),
+        (
+            {"image_size": 0, "crop": "random"},
+            r"^data\.image_size is 0; allowed with data\.crop=random: integers from 1",
+        ),
         ({"resize": 8}, r"^data\.resize is 8; allowed: from data\.image_size, 32, on, or 0$"),
         ({"crop": "random", "streaming": False}, r"^data\.crop: random crops are cut as images stream"),
         ({"name": "npz", "path": "x.npz", "streaming": True, "image_size": 0}, r"'streaming'; allowed: num_classes$"),
@@ -159,5 +162,7 @@ def test_a_damaged_picture_is_one_line_whoever_finds_it(folder, tmp_path):
         with pytest.raises(InputError, match=r"^data\.path: \S+/train/1/b\.png is not a readable image \(\w+\)$"):
             batches(train, batch_size=2, workers=workers)
     Image.new("RGB", (8, 9)).save(tmp_path / "train/1/b.png")
-    with pytest.raises(InputError, match=r"b\.png has the shape \(9, 8, 3\), others have \(8, 8, 3\); allowed: one shape"):
+    with pytest.raises(
+        InputError, match=r"b\.png has the shape \(9, 8, 3\), others have \(8, 8, 3\); allowed: one shape"
+    ):
         batches(train, batch_size=2)

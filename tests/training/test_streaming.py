@@ -8,7 +8,7 @@ from PIL import Image
 
 from advjax.data import load
 from advjax.errors import InputError
-from advjax.methods import SWA, TE, PGDAT, TrainingAttack
+from advjax.methods import PGDAT, SWA, TE, TrainingAttack
 from advjax.training import StepConfig, Trainer
 from tests.helpers import ToyNet, distance
 
@@ -45,5 +45,7 @@ def test_streaming_ends_in_the_same_parameters_from_wherever_it_begins(folder):
 def test_a_method_that_goes_over_the_epoch_again_needs_memory(folder):
     method = SWA(PGDAT(TrainingAttack(steps=1)))
     trainer = Trainer(method, {"model": ToyNet(), "model_swa": ToyNet()}, optax.sgd(0.1), StepConfig(CLASSES))
-    with pytest.raises(InputError, match=r"^train must be in memory: after an epoch the method sees all again, for model"):
+    with pytest.raises(
+        InputError, match=r"^train must be in memory: after an epoch the method sees all again, for model"
+    ):
         next(trainer.steps(None, load("image_folder", folder, streaming=True).train, 8))
