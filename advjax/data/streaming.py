@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -135,17 +136,20 @@ def stream(train: Split, course: Course, workers: int = 0) -> Generator[Streamed
     try:
         for step in course.steps:
             _, rows, weight = course.batch(step)
-            images = []
-            for _ in range(pieces.per_batch):
-                piece = next(decoded)
-                if isinstance(piece, str):
-                    raise InputError(piece)
-                images.append(piece)
-            yield Streamed(np.concatenate(images), train.label[rows], rows, weight)
+            yield Streamed(_together(decoded, pieces.per_batch), train.label[rows], rows, weight)
     except RuntimeError as error:
         raise InputError(f"data.workers: a process that decodes pictures ended ({error})") from None
     finally:
         decoded.close()
+
+
+def _together(decoded: Any, count: int) -> np.ndarray:
+    """The next pieces as one array, outside of the memory that is shared with the workers."""
+    pieces = list(itertools.islice(decoded, count))
+    for piece in pieces:
+        if isinstance(piece, str):
+            raise InputError(piece)
+    return np.concatenate(pieces)
 
 
 def _decoded(pieces: _Pieces, workers: int) -> Any:

@@ -193,12 +193,12 @@ class Records:
 
     def read(self, row: int) -> np.ndarray:
         try:
-            if self._opened is None:
-                import tensorflow_datasets as tfds
+            with _quiet():
+                if self._opened is None:
+                    import tensorflow_datasets as tfds
 
-                with _quiet():
                     self._opened = tfds.builder_from_directory(self._folder).as_data_source(self._part)
-            return self._opened[row][self._key]
+                return self._opened[row][self._key]
         # Files that are gone or damaged: whatever the reader trips over.
         except Exception as error:
             raise InputError(f"{self.describe(row)} cannot be read ({type(error).__name__})") from None
