@@ -19,6 +19,7 @@ import threading
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -166,8 +167,9 @@ def _decoded(pieces: _Pieces, workers: int) -> Any:
 
 
 def _begin(index: int, count: int) -> None:
-    """What a worker does first: Ctrl-C is the parent's affair, and no parent, no worker."""
+    """What a worker does first: accelerators and Ctrl-C are the parent's affair, and no parent, no worker."""
     del index, count
+    jax.config.update("jax_platforms", "cpu")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

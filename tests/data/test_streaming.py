@@ -63,6 +63,15 @@ def test_pictures_stand_for_the_array(streamed, resident):
     assert streamed.train.image.identity() != streamed.train.first(300).image.identity()
 
 
+def test_size_decides(folder, monkeypatch):
+    def in_memory(**options):
+        return load("image_folder", folder, image_size=SIZE, **options).train.in_memory
+
+    assert in_memory() and in_memory(streaming="auto") and not in_memory(crop="random")
+    monkeypatch.setattr("advjax.data.sources._IN_MEMORY", 320 * SIZE * SIZE * 3 - 1)
+    assert not in_memory() and in_memory(streaming=False)
+
+
 def test_batches_are_those_of_the_epoch_order(streamed, resident):
     found = batches(streamed.train)
     orders = [epoch_order(5, epoch, 320, 48) for epoch in range(2)]
