@@ -111,7 +111,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         surrogate = Surrogate(options.surrogate, advjax.logits_fn(*advjax.load_run(options.surrogate)))
     hosts.check_same({"the test set": sha256_of(dataset.test), "the network": subject.sha256})
     examples = options.examples or len(dataset.test.label)
-    test = data.Split(*(array[:examples] for array in dataset.test))
+    test = dataset.test.first(examples)
     if any(attack.images for attack in attacks):
         corruptions.check(options.corruptions, test)
     out = pathlib.Path(options.out)

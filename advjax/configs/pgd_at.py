@@ -2,10 +2,12 @@
 
     python -m experiments.run --config=experiments/configs/pgd_at.py:digits --workdir=runs/pgd_at-digits
     python -m experiments.run --config=experiments/configs/pgd_at.py:cifar10 --workdir=runs/pgd_at
+    python -m experiments.run --config=experiments/configs/pgd_at.py:imagenet --workdir=runs/pgd_at-imagenet
+        --config.data.path=FOLDER_WITH_TRAIN_AND_VAL
 
 PreAct ResNet-18, 200 epochs, SGD 0.1, weight decay 5e-4, x0.1 at half and three quarters, attack on batch statistics.
 CIFAR-10: crop with a mirrored border; CIFAR-100: its own mean and deviation, crop with a black border, rotation up to 15
-degrees.
+degrees. ImageNet: `common.imagenet`, labels smoothed by 0.1, no clean forward after the step.
 """
 
 from advjax.configs import common
@@ -13,7 +15,7 @@ from advjax.models.normalisation import CIFAR10_MEAN, CIFAR10_STD, CIFAR100_MEAN
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar100; cifar10-fair."""
+    """Variants: digits, cifar10, cifar100; cifar10-fair; imagenet (-vit_b_16, -convnext_t)."""
     return common.variant(recipe("pgd_at"), variant, VARIANTS)
 
 
@@ -42,4 +44,5 @@ VARIANTS = {
     "cifar10": lambda config: common.cifar(config, 10),
     "cifar100": _cifar100,
     "cifar10-fair": common.fair,
+    **common.imagenet_variants("pgd_at", label_smoothing=0.1, clean_statistics=False),
 }

@@ -2,16 +2,19 @@
 
     python -m experiments.run --config=experiments/configs/trades.py:digits --workdir=runs/trades-digits
     python -m experiments.run --config=experiments/configs/trades.py:cifar10 --workdir=runs/trades
+    python -m experiments.run --config=experiments/configs/trades.py:imagenet --workdir=runs/trades-imagenet
+        --config.data.path=FOLDER_WITH_TRAIN_AND_VAL
 
 76 epochs, SGD 0.1, weight decay 2e-4, x0.1 from epoch 75 on (counted from 1). The authors' network is WRN-34-10;
 `cifar10-resnet18` trains the ResNet-18 that most comparisons use. `mnist`: eps 0.3, 40 steps of 0.01, beta 1, lr 0.01.
+`imagenet`: `common.imagenet`, two forwards (clean, adversarial).
 """
 
 from advjax.configs import common
 
 
 def get_config(variant="cifar10"):
-    """Variants: digits, cifar10, cifar10-resnet18, cifar100, mnist; cifar10-fair."""
+    """Variants: digits, cifar10, cifar10-resnet18, cifar100, mnist; cifar10-fair; imagenet (-vit_b_16, -convnext_t)."""
     config = common.get_config("trades")
     config.network.name = "wrn_34_10"
     config.epochs = 76
@@ -53,4 +56,5 @@ VARIANTS = {
     "cifar100": lambda config: common.cifar(config, 100),
     "mnist": _mnist,
     "cifar10-fair": common.fair,
+    **common.imagenet_variants("trades", order="clean-adv"),
 }

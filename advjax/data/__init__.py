@@ -5,12 +5,21 @@ from advjax.data.base import Dataset, Split
 from advjax.data.layout import drawn, from_rows, to_rows
 from advjax.data.npz import read_extra
 from advjax.data.order import epoch_order, inject_label_noise, mixed_order, partners, split_validation, subset
-from advjax.data.sources import load, names
+from advjax.data.pictures import Cut, Pictures, Source
+from advjax.data.sources import CROPS, STREAMING, load, names
+from advjax.data.streaming import Course, Streamed, stream
 
 __all__ = [
+    "CROPS",
     "KINDS",
+    "STREAMING",
+    "Course",
+    "Cut",
     "Dataset",
+    "Pictures",
+    "Source",
     "Split",
+    "Streamed",
     "augment",
     "cutmix",
     "drawn",
@@ -25,6 +34,7 @@ __all__ = [
     "read_extra",
     "split_cutmix",
     "split_validation",
+    "stream",
     "subset",
     "to_float",
     "to_rows",

@@ -12,15 +12,30 @@ from advjax.errors import InputError
 
 
 class Split(NamedTuple):
-    """One part of a data set, in main memory.
+    """One part of a data set.
 
     Attributes:
-        image: uint8 [N, H, W, C], values 0..255.
+        image: uint8 [N, H, W, C], values 0..255: an array in main memory, or `Pictures` in its place, which are decoded
+            when they are indexed.
         label: int32 [N], values 0..num_classes-1.
     """
 
     image: np.ndarray
     label: np.ndarray
+
+    def select(self, rows: np.ndarray | slice) -> Split:
+        """These examples; pictures are not decoded for it."""
+        chosen = getattr(self.image, "select", self.image.__getitem__)
+        return Split(chosen(rows), self.label[rows])
+
+    def first(self, count: int) -> Split:
+        """The first `count` examples; all for 0."""
+        return self.select(slice(count or None))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are there, all at once."""
+        return not hasattr(self.image, "select")
 
 
 class Dataset(NamedTuple):
@@ -111,8 +126,14 @@ def check_memory(nbytes: int, what: str) -> None:
         raise InputError(f"{what} takes {nbytes / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB of memory")
 
 
+# Of pictures, which are not all read before training.
+_LOOKED_AT = 64
+
+
 def inspect(train: Split, test: Split, where: str) -> tuple[str, ...]:
     """What seems wrong with a data set: no label 0, a single class, images that are there more than once.
+
+    Of pictures that are decoded when they are asked for, only the first are looked at, and not for repetitions.
 
     Args:
         train: the training part.
@@ -126,7 +147,7 @@ def inspect(train: Split, test: Split, where: str) -> tuple[str, ...]:
         InputError: images of only 0 and 1, which are black to the eye: floats or booleans that were never scaled.
     """
     for part, split in (("training", train), ("test", test)):
-        if split.image.max() <= 1:
+        if split.image[: None if split.in_memory else _LOOKED_AT].max() <= 1:
             raise InputError(
                 f"{where}: the values of all {part} images are 0 or 1, black to the eye; allowed: integers in [0, 255] "
                 "(multiply by 255)"
@@ -140,13 +161,20 @@ def inspect(train: Split, test: Split, where: str) -> tuple[str, ...]:
         )
     if len(present) == 1:
         lines.append(f"all training labels are {present[0]}: a single class, which every network gets right")
+    if train.in_memory and test.in_memory:
+        lines += _repetitions(train, test)
+    return tuple(f"{where}: {line}" for line in lines)
+
+
+def _repetitions(train: Split, test: Split) -> list[str]:
+    lines = []
     seen = [hash(image.tobytes()) for image in train.image]
     distinct = set(seen)
     if repeated := len(seen) - len(distinct):
         lines.append(f"{repeated} of {len(seen)} training images repeat an earlier one")
     if shared := sum(hash(image.tobytes()) in distinct for image in test.image):
         lines.append(f"{shared} of {len(test.image)} test images are training images, too: their accuracy means little")
-    return tuple(f"{where}: {line}" for line in lines)
+    return lines
 
 
 def stack_images(images: Iterable[np.ndarray], count: int, describe: Callable[[int], str]) -> np.ndarray:

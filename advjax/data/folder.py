@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import os
 import pathlib
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
-from advjax.data.base import Dataset, Split, check_equal_shapes, check_labels, fit, stack_images
+from advjax.data.base import Dataset, Split, check_equal_shapes, check_labels, stack_images
+from advjax.data.pictures import Cut, Pictures
 from advjax.errors import InputError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -20,8 +26,14 @@ _GREY = {"1", "L", "LA"}
 _Listing = list[tuple[pathlib.Path, int]]
 
 
-def read(name: str, path: pathlib.Path, num_classes: int | None = None, image_size: int | None = None) -> Dataset:
-    """Reads a folder of images into main memory (a hundred thousand 64x64x3 images are 1.2 GB).
+def read(
+    name: str,
+    path: pathlib.Path,
+    num_classes: int | None = None,
+    cut: Cut = Cut(),
+    streams: Callable[[int, tuple[int, ...]], bool] = lambda count, shape: False,
+) -> Dataset:
+    """Reads a folder of images into main memory (a hundred thousand 64x64x3 images are 1.2 GB), or lists it only.
 
     ImageNet's layout: `train/CLASS/*.jpg` and `test/CLASS/*.jpg`, or `val/` in place of a missing `test/`; images may
     lie deeper below their class. Tiny-ImageNet's: `train/CLASS/images/*.JPEG`, `val/images/*.JPEG` and
@@ -34,7 +46,9 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None, image_si
         name: name of the resulting data set.
         path: the folder with `train/` in it.
         num_classes: number of classes, if it is not the number of folders.
-        image_size: resize and crop every image to that size, see `base.fit`; without it they must all be of one size.
+        cut: resize and crop every image; without a size they must all be of one.
+        streams: whether so many training images of such a shape shall be `Pictures` rather than in memory; these are
+            RGB, since whether all are grey is not known before they are read.
 
     Raises:
         InputError: missing folders, classes without images, unknown classes in the test part, a class that is a link
@@ -49,19 +63,56 @@ def read(name: str, path: pathlib.Path, num_classes: int | None = None, image_si
         raise InputError(f"data.path: no classes in {train_folder}; looked for train/CLASS/*.jpg (or .png, ...)")
     unread: list[pathlib.Path] = []
     listings = {"train": _list_classes(train_folder, classes, unread), "test": _list_test(path, classes, unread)}
-    decoded = {part: _decode(listing, image_size) for part, listing in listings.items()}
-    # Every image was made RGB, since whether all are grey is known only at the end.
-    channels = 1 if all(grey for _, grey in decoded.values()) else 3
     count = num_classes or len(classes)
-    train, test = (
-        Split(
-            np.ascontiguousarray(image[..., :channels]),
-            check_labels(np.array([label for _, label in listings[part]]), len(image), f"data.path: {path}", count),
-        )
-        for part, (image, _) in decoded.items()
-    )
+    labels = {
+        part: check_labels(np.array([label for _, label in listing]), len(listing), f"data.path: {path}", count)
+        for part, listing in listings.items()
+    }
+    pictures = {part: _pictures(path, listing, cut) for part, listing in listings.items()}
+    if streams(len(labels["train"]), pictures["train"].shape[1:]):
+        images: dict[str, Any] = dict(pictures)
+    else:
+        decoded = {part: _decode(listing, cut) for part, listing in listings.items()}
+        # Every image was made RGB, since whether all are grey is known only at the end.
+        channels = 1 if all(grey for _, grey in decoded.values()) else 3
+        images = {part: np.ascontiguousarray(image[..., :channels]) for part, (image, _) in decoded.items()}
+    train, test = (Split(images[part], labels[part]) for part in ("train", "test"))
     check_equal_shapes(train, test, f"data.path: {path}")
     return Dataset(name, train, test, count, classes, _warn_of(unread, path))
+
+
+def _pictures(path: pathlib.Path, listing: _Listing, cut: Cut) -> Pictures:
+    with _no_bombs():
+        return Pictures(Files(path, [file for file, _ in listing]), np.arange(len(listing)), cut)
+
+
+class Files:
+    """Pictures in files below a folder: a `Source`. Names lie in one block: every worker has a million of them."""
+
+    def __init__(self, root: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
+        self._root = root
+        names = [os.fsencode(os.path.relpath(file, root)) for file in files]
+        self._names, self._ends = b"".join(names), np.cumsum([0, *map(len, names)])
+
+    def file(self, row: int) -> pathlib.Path:
+        """Where a picture lies."""
+        return self._root / os.fsdecode(self._name(row))
+
+    def read(self, row: int) -> np.ndarray:
+        return _open(self.file(row))[0]
+
+    def describe(self, row: int) -> str:
+        return f"data.path: {self.file(row)}"
+
+    def identity(self, rows: np.ndarray) -> bytes:
+        """Names and sizes."""
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(self._name(row) + b" %d\n" % self.file(row).stat().st_size)
+        return digest.digest()
+
+    def _name(self, row: int) -> bytes:
+        return self._names[self._ends[row] : self._ends[row + 1]]
 
 
 def _warn_of(unread: list[pathlib.Path], path: pathlib.Path) -> tuple[str, ...]:
@@ -142,36 +193,52 @@ def _list_annotated(annotations: pathlib.Path, classes: tuple[str, ...]) -> _Lis
     return listing
 
 
-def _decode(listing: _Listing, image_size: int | None) -> tuple[np.ndarray, bool]:
-    """uint8 [N, H, W, 3], and whether every image is grey."""
+def _open(file: pathlib.Path) -> tuple[np.ndarray, str]:
+    """uint8 [H, W, 3], and the mode that the image was in."""
     from PIL import Image
 
+    if not file.is_file():
+        raise InputError(f"data.path: {file} does not exist or is no regular file")
+    try:
+        # By name, since some of Pillow's formats start other programs.
+        with Image.open(file, formats=_FORMATS) as image:
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"data.path: {file} has the mode {image.mode}; allowed: 8 bits per channel")
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError
+            return np.asarray(image.convert("RGB")), image.mode
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(
+            f"data.path: {file} claims more pixels than is safe to decode; allowed: {Image.MAX_IMAGE_PIXELS}"
+        ) from None
+    # Damaged files raise whatever the decoder trips over.
+    except Exception as error:
+        raise InputError(f"data.path: {file} is not a readable image ({type(error).__name__})") from None
+
+
+@contextmanager
+def _no_bombs() -> Iterator[None]:
+    """Makes Pillow's warning of pictures that claim too many pixels an error, which `_open` says in a line."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _decode(listing: _Listing, cut: Cut) -> tuple[np.ndarray, bool]:
+    """uint8 [N, H, W, 3], and whether every image is grey."""
     modes: set[str] = set()
 
     def decode(entry: tuple[pathlib.Path, int]) -> np.ndarray:
-        file = entry[0]
-        if not file.is_file():
-            raise InputError(f"data.path: {file} does not exist or is no regular file")
-        try:
-            # By name, since some of Pillow's formats start other programs.
-            with Image.open(file, formats=_FORMATS) as image:
-                modes.add(image.mode)
-                if image.mode.startswith(("I", "F")):
-                    raise InputError(f"data.path: {file} has the mode {image.mode}; allowed: 8 bits per channel")
-                return fit(np.asarray(image.convert("RGB")), image_size)
-        except InputError:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise InputError(
-                f"data.path: {file} claims more pixels than is safe to decode; allowed: {Image.MAX_IMAGE_PIXELS}"
-            ) from None
-        # Damaged files raise whatever the decoder trips over.
-        except Exception as error:
-            raise InputError(f"data.path: {file} is not a readable image ({type(error).__name__})") from None
+        image, mode = _open(entry[0])
+        modes.add(mode)
+        return cut.whole(image)
 
     # Pillow decodes outside the interpreter's lock, so threads help.
-    with ThreadPoolExecutor() as pool, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor() as pool, _no_bombs():
         try:
             image = stack_images(pool.map(decode, listing), len(listing), lambda row: f"data.path: {listing[row][0]}")
         except InputError:

@@ -13,7 +13,7 @@ import numpy as np
 from advjax.data.base import Split
 from advjax.errors import InputError
 
-_EPOCH, _VALIDATION, _NOISE, _SUBSET, _EXTRA, _PARTNER = range(6)
+_EPOCH, _VALIDATION, _NOISE, _SUBSET, _EXTRA, _PARTNER, _CROP = range(7)
 
 
 def _words(count: int, seed: int, *purpose: int) -> np.ndarray:
@@ -24,6 +24,11 @@ def _words(count: int, seed: int, *purpose: int) -> np.ndarray:
 
 def _permutation(count: int, seed: int, *purpose: int) -> np.ndarray:
     return np.argsort(_words(count, seed, *purpose), kind="stable")
+
+
+def crop_draws(seed: int, epoch: int, id: int, count: int) -> np.ndarray:
+    """float64 [count], uniform in [0, 1): where an example's random crop lies in this epoch."""
+    return (_words(count, seed, _CROP, epoch, id) >> np.uint64(11)) * 2.0**-53
 
 
 def epoch_order(seed: int, epoch: int, n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +142,7 @@ def subset(split: Split, size: int) -> Split:
     if not 1 <= size <= n:
         raise InputError(f"data.examples: {size} of a training set of {n} examples; allowed: 1..{n}, 0 for all")
     index = _stratified(split.label, size, _permutation(n, 0, _SUBSET))
-    return Split(split.image[index], split.label[index])
+    return split.select(index)
 
 
 def _stratified(label: np.ndarray, size: int, order: np.ndarray) -> np.ndarray:
@@ -174,7 +179,7 @@ def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split, 
     index = _stratified(split.label, size, _permutation(n, seed, _VALIDATION))
     keep = np.ones(n, bool)
     keep[index] = False
-    return Split(split.image[keep], split.label[keep]), Split(split.image[index], split.label[index]), index
+    return split.select(keep), split.select(index), index
 
 
 def inject_label_noise(labels: np.ndarray, rate: float, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

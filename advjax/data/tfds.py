@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from advjax.data.base import Dataset, Split, check_equal_shapes, check_images, check_labels, fit, stack_images
+from advjax.data.base import Dataset, Split, check_equal_shapes, check_images, check_labels, stack_images
+from advjax.data.pictures import Cut, Pictures
 from advjax.errors import InputError, unknown
+from advjax.files import read_json, write_atomically
 
 _EXTRA = 'pip install "advjax[tfds]"'
 
 
-def read(name: str, listed: Sequence[str], data_dir: str | None = None, image_size: int | None = None) -> Dataset:
-    """Reads an image classification data set of TFDS into main memory.
+def read(
+    name: str,
+    listed: Sequence[str],
+    data_dir: str | None = None,
+    cut: Cut = Cut(),
+    streams: Callable[[int, tuple[int, ...]], bool] = lambda count, shape: False,
+) -> Dataset:
+    """Reads an image classification data set of TFDS into main memory, or its labels only.
 
     A data set prepared in the format array_record is read without TensorFlow. One that is not prepared yet is
     downloaded and prepared in that format, and one prepared as tfrecord is read as it is; both need TensorFlow.
@@ -28,7 +39,9 @@ def read(name: str, listed: Sequence[str], data_dir: str | None = None, image_si
         listed: names to show, beside the nearest builders, when there is no such data set.
         data_dir: where TFDS keeps its data; by default the environment variable `TFDS_DATA_DIR` or
             `~/tensorflow_datasets`.
-        image_size: resize and crop to that size, see `base.fit`.
+        cut: resize and crop every image; without a size they must all be of one.
+        streams: whether so many training images of such a shape shall be `Pictures` rather than in memory. The labels
+            are read once, and kept in a file beside the data where that can be written.
 
     Returns:
         The parts `train` and `test`, or `validation` in place of a missing `test`.
@@ -42,7 +55,7 @@ def read(name: str, listed: Sequence[str], data_dir: str | None = None, image_si
     except ImportError as error:
         raise InputError(f"data.name: {name!r} needs tensorflow-datasets, which fails to import ({error})") from error
     with _quiet():
-        return _read(tfds, _find(tfds, name, listed, data_dir), name, data_dir, image_size)
+        return _read(tfds, _find(tfds, name, listed, data_dir), name, data_dir, cut, streams)
 
 
 @contextmanager
@@ -68,7 +81,7 @@ def _find(tfds: Any, name: str, listed: Sequence[str], data_dir: str | None) -> 
         raise InputError(f"data.name: {name!r} needs more than TFDS itself ({reason}); try {_EXTRA}") from error
 
 
-def _read(tfds: Any, builder: Any, name: str, data_dir: str | None, image_size: int | None) -> Dataset:
+def _read(tfds: Any, builder: Any, name: str, data_dir: str | None, cut: Cut, streams: Callable[..., bool]) -> Dataset:
     image_key, label_key = _keys(tfds, builder, name)
     if not builder.is_prepared():
         builder = _prepare(tfds, name, data_dir)
@@ -78,10 +91,19 @@ def _read(tfds: Any, builder: Any, name: str, data_dir: str | None, image_size: 
         raise InputError(f"data.name: {name!r} has the parts {', '.join(parts)}; needed: train, and test or validation")
 
     label_feature = builder.info.features[label_key]
-    train, test = (
-        _split(tfds, builder, part, image_key, label_key, image_size, f"data.name: {name!r}, {part}")
-        for part in ("train", test_part)
-    )
+    splits = {}
+    for part in ("train", test_part):
+        where = f"data.name: {name!r}, {part}"
+        count = builder.info.splits[part].num_examples
+        if not count:
+            raise InputError(f"{where}: no images; at least one is needed")
+        if part == "train":
+            known = builder.info.features[image_key].shape
+            shape = (cut.size, cut.size, known[2]) if cut.size else known
+            streamed = streams(count, tuple(side or 0 for side in shape))
+        make = _streamed if streamed else _split
+        splits[part] = make(tfds, builder, part, image_key, label_key, cut, where)
+    train, test = splits["train"], splits[test_part]
     check_equal_shapes(train, test, f"data.name: {name!r}, feature {image_key!r}")
     return Dataset(name, train, test, label_feature.num_classes, tuple(label_feature.names))
 
@@ -145,19 +167,78 @@ def _examples(tfds: Any, builder: Any, part: str) -> Iterator[dict[str, Any]]:
         yield from source.__getitems__(list(range(start, min(start + 1024, len(source)))))
 
 
-def _split(
-    tfds: Any, builder: Any, part: str, image_key: str, label_key: str, image_size: int | None, where: str
-) -> Split:
+def _split(tfds: Any, builder: Any, part: str, image_key: str, label_key: str, cut: Cut, where: str) -> Split:
     count = builder.info.splits[part].num_examples
-    if not count:
-        raise InputError(f"{where}: no images; at least one is needed")
     label = np.empty(count, np.int64)
 
     def images() -> Iterator[np.ndarray]:
         for row, example in enumerate(_examples(tfds, builder, part)):
             label[row] = example[label_key]
-            yield fit(example[image_key], image_size)
+            yield cut.whole(example[image_key])
 
     image = stack_images(images(), count, lambda row: f"{where}: feature {image_key!r} of example {row}")
     classes = builder.info.features[label_key].num_classes
     return Split(check_images(image, where), check_labels(label, count, where, classes))
+
+
+class Records:
+    """The pictures of a part that is prepared as array_record: a `Source`, opened anew in every process."""
+
+    def __init__(self, folder: str, part: str, image_key: str, where: str) -> None:
+        self._folder, self._part, self._key, self._where = folder, part, image_key, where
+        self._opened: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_opened": None}
+
+    def read(self, row: int) -> np.ndarray:
+        try:
+            with _quiet():
+                if self._opened is None:
+                    import tensorflow_datasets as tfds
+
+                    self._opened = tfds.builder_from_directory(self._folder).as_data_source(self._part)
+                return self._opened[row][self._key]
+        # Files that are gone or damaged: whatever the reader trips over.
+        except Exception as error:
+            raise InputError(f"{self.describe(row)} cannot be read ({type(error).__name__})") from None
+
+    def describe(self, row: int) -> str:
+        return f"{self._where}: feature {self._key!r} of example {row}"
+
+    def identity(self, rows: np.ndarray) -> bytes:
+        """Name, version and part of the data set, and the rows."""
+        version = "/".join(pathlib.Path(self._folder).parts[-2:])
+        return hashlib.sha256(f"{version}/{self._part}/{self._key}".encode() + rows.tobytes()).digest()
+
+
+def _streamed(tfds: Any, builder: Any, part: str, image_key: str, label_key: str, cut: Cut, where: str) -> Split:
+    count, features = builder.info.splits[part].num_examples, builder.info.features
+    label = check_labels(
+        _labels(tfds, builder, part, image_key, label_key, where), count, where, features[label_key].num_classes
+    )
+    source = Records(str(builder.data_dir), part, image_key, where)
+    return Split(Pictures(source, np.arange(count), cut, features[image_key].shape[2] or 3), label)  # type: ignore[arg-type]
+
+
+def _labels(tfds: Any, builder: Any, part: str, image_key: str, label_key: str, where: str) -> np.ndarray:
+    """All labels of a part; they lie among the pictures, so that reading them takes as long as reading these."""
+    folder, count = pathlib.Path(builder.data_dir), builder.info.splits[part].num_examples
+    file = f"advjax-{label_key}-{part}.json"
+    with suppress(InputError):
+        known = np.asarray(read_json(folder, file).get("label"))
+        if known.shape == (count,):
+            return known
+    try:
+        source = builder.as_data_source(part, decoders={image_key: tfds.decode.SkipDecoding()})
+    except NotImplementedError:
+        raise InputError(
+            f"{where} is prepared as tfrecord, which has no random access; allowed with data.streaming: array_record "
+            f'(python -c "from advjax.data import load; load({builder.name!r}, data_dir=ANOTHER_FOLDER)" makes it)'
+        ) from None
+    starts = range(0, count, 1024)
+    chunks = (source.__getitems__(list(range(start, min(start + 1024, count)))) for start in starts)
+    label = np.array([example[label_key] for chunk in chunks for example in chunk], np.int64)
+    with suppress(OSError):
+        write_atomically(folder / file, json.dumps({"label": label.tolist()}))
+    return label

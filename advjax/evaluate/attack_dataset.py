@@ -128,7 +128,7 @@ def attack_dataset(
         raise InputError(
             f"split must hold uint8 images [N, H, W, C], it holds {split.image.dtype} of shape {split.image.shape}"
         )
-    split = Split(*(array[: attack.examples or None] for array in split))
+    split = split.first(attack.examples)
     split = attack.images(split) if attack.images else split
     num_classes = count_classes(logits_fn, split.image.shape[1:])
     check_labels(np.asarray(split.label), num_classes, len(split.image), "the split's labels")
@@ -201,7 +201,7 @@ def _run_stages(logits_fn, attack, stages, split, place, *, seed, progress, **op
     result = cascade(
         logits_fn,
         attack_key(seed, attack.name),
-        np.asarray(to_float(split.image)),
+        to_float(np.asarray(split.image)),
         split.label,
         norm=attack.norm,
         eps=attack.radius,
@@ -263,7 +263,8 @@ def _run_craft(
     try:
         recall(record.entries.values())
         for rows, padded in _batches(mine[~known[mine]], place.round_up(min(batch_size, max(len(mine), 1)))):
-            batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
+            images = split.image[padded]
+            batch = (to_float(jnp.asarray(images)), jnp.asarray(split.label[padded]), jnp.asarray(padded))
             x, y, ids = place.shard(batch)
             x_adv = attack.craft(source, key, x, y, ids)
             logits = np.asarray(_logits(scored, x_adv), np.float32)[: len(rows)]
@@ -278,7 +279,10 @@ def _run_craft(
                 raised["constant"][rows] = len(rows) > 1 and (logits == logits[0]).all()
             robust[rows], known[rows] = ~wrong, True
             confidence[rows] = np.round(_largest_probability(logits), 6)
-            entries = [_entry(attack, split, i, robust, confidence, raised, passes) for i in rows]
+            entries = [
+                _entry(attack, i, robust, confidence, raised, passes, crc32)
+                for i, crc32 in zip(rows, map(checksum, images, split.label[rows]), strict=False)
+            ]
             record.add((entry, None) for entry in entries)
             made += entries
             progress(n * int(known[mine].sum()) // len(mine), n, n - int((known & ~robust).sum()))
@@ -306,17 +310,17 @@ def _largest_probability(logits: np.ndarray) -> np.ndarray:
 
 def _entry(
     attack: Attack,
-    split: Split,
     i: int,
     robust: np.ndarray,
     confidence: np.ndarray,
     raised: Mapping[str, np.ndarray],
     passes: dict[str, int],
+    crc32: int,
 ) -> dict[str, Any]:
     entry = {"id": int(i), "attack": attack.name, "trial": 0, "robust": bool(robust[i]), **passes}
     own: dict[str, Any] = {name: True for name, rows in raised.items() if rows[i]}
     own |= {} if np.isnan(confidence[i]) else {"confidence": float(confidence[i])}
-    return entry | {"crc32": checksum(split.image[i], split.label[i])} | own
+    return entry | {"crc32": crc32} | own
 
 
 def fingerprint(attack: Attack, seed: int, network_hash: str | None, non_finite: str) -> dict[str, Any]:

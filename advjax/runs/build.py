@@ -23,7 +23,7 @@ from advjax.runs.networks import check_fits, create_method, create_modules
 from advjax.runs.schema import Config, DataConfig
 from advjax.runs.workdir import load_run
 from advjax.runs.writers import TensorBoard, Writer, make_writers
-from advjax.training import schedules
+from advjax.training import check_streams, schedules
 from advjax.training.loop import check_augment
 
 
@@ -59,8 +59,9 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
         )
     check_radius(config.attack.norm, number(config.attack.eps), dataset.image_shape, "attack.eps")
     if any(attack.images for attack in attacks):
-        count = config.evaluation.examples or None
-        corruptions.check(config.evaluation.corruptions, Split(*(array[:count] for array in dataset.test)))
+        corruptions.check(config.evaluation.corruptions, dataset.test.first(config.evaluation.examples))
+    if not dataset.train.in_memory:
+        _check_streams(config, method)
     found = teachers.find(config, method, parts, build)
     modules = create_modules(config, method, dataset.num_classes)
     modules |= {name: teacher.module for name, teacher in found.items()}
@@ -76,6 +77,17 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
     return Experiment(config, parts, method, modules, optimizer, schedule, devices, given, found, attacks, writers)
 
 
+def _check_streams(config: Config, method: Method) -> None:
+    try:
+        check_streams(method, config.epochs)
+    except InputError as error:
+        raise InputError(f"data.streaming: the images {error.tail}") from None
+    if method.views > 1 and config.data.crop == "random":
+        raise InputError(
+            "must be centre, since the method sees several views of an image, and all of one crop", "data.crop"
+        )
+
+
 def load_data(fields: DataConfig) -> Dataset:
     """The data set that `config.data` names, validation part included."""
     return data.load(
@@ -84,6 +96,9 @@ def load_data(fields: DataConfig) -> Dataset:
         image_size=fields.image_size,
         num_classes=fields.num_classes,
         data_dir=fields.data_dir,
+        resize=fields.resize,
+        crop=fields.crop,
+        streaming=fields.streaming,
     )
 
 
@@ -138,11 +153,16 @@ def create_optimizer(
             )
         if config.schedule.warmup and config.schedule.name not in ("piecewise", "cosine"):
             raise InputError("must be 0 unless schedule.name is piecewise or cosine: the others have none", "warmup")
+    name, beta2 = own.pop("name"), own.pop("beta2")
+    if name == "adamw":
+        if low or own.pop("nesterov"):
+            field = "schedule.low_momentum" if low else "optimizer.nesterov"
+            raise InputError("must be 0 or False, since optimizer.name is adamw", field)
+        return schedules.adamw(lambda count: rate(count // updates), momentum=momentum, beta2=beta2, **own), rate
     if low:
         cycle = MOMENTUM_CYCLES[config.schedule.name]
         course = cycle(momentum, low, config.epochs * steps_per_epoch, config.schedule.peak_at)
         momentum = lambda count: course(count // updates)  # noqa: E731
-    own.pop("name")
     return schedules.sgd(lambda count: rate(count // updates), momentum=momentum, **own), rate
 
 

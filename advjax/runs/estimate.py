@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import jax
 
 from advjax import models
+from advjax.data import Course, stream
 from advjax.runs.display import Display, duration
 from advjax.runs.experiment import Experiment
 from advjax.runs.train import first_state, make_trainer
@@ -20,7 +22,7 @@ def describe(experiment: Experiment, display: Display) -> None:
     display.line(
         f"data: {dataset.name}, {dataset.num_classes} classes, images {dataset.image_shape}, "
         f"{len(dataset.train.label)} to train, {len(experiment.validation.label)} to validate, "
-        f"{len(dataset.test.label)} to test"
+        f"{len(dataset.test.label)} to test, {'in memory' if dataset.train.in_memory else 'streamed'}"
     )
     for name, module in experiment.modules.items():
         count = models.parameter_count(module, dataset.image_shape)
@@ -57,11 +59,19 @@ def _time(experiment: Experiment) -> str:
 
 
 def time_step(experiment: Experiment, repeats: int = 3) -> tuple[float, float]:
-    """(seconds to compile and run the first step, seconds of a further one), measured on the devices at hand."""
+    """(seconds to compile and run the first step, seconds of a further one), measured on the devices at hand.
+
+    Of images that stream, of the first batch, which is decoded before.
+    """
     trainer, train = make_trainer(experiment), experiment.dataset.train
-    step = trainer.program(trainer.phase(0), experiment.dataset.image_shape)
+    config, per_epoch = experiment.config, 0 if train.in_memory else experiment.steps_per_epoch
+    step = trainer.program(trainer.phase(0), experiment.dataset.image_shape, per_epoch)
     state, frozen = trainer.place((first_state(trainer, experiment), experiment.frozen))
-    rest = (frozen, trainer.data(train), trainer.order(len(train.label), experiment.config.batch_size, 0))
+    if train.in_memory:
+        rest: tuple[Any, ...] = (frozen, trainer.data(train), trainer.order(len(train.label), config.batch_size, 0))
+    else:
+        course = Course(config.seed, len(train.label), config.batch_size, config.epochs)
+        rest = (frozen, trainer.send(next(stream(train, course))))
     started = time.perf_counter()
     state, metrics = jax.block_until_ready(step(state, *rest))
     compiling, started = time.perf_counter() - started, time.perf_counter()

@@ -190,8 +190,7 @@ def evaluate_experiment(
         The report.
     """
     config, evaluation = experiment.config, experiment.config.evaluation
-    examples = evaluation.examples or len(experiment.dataset.test.label)
-    test = Split(*(array[:examples] for array in experiment.dataset.test))
+    test = experiment.dataset.test.first(evaluation.examples)
     surrogate = _surrogate(experiment)
     # No more than test images: they share a compiled program.
     most = min(evaluation.train_examples, len(test.label))

@@ -153,7 +153,7 @@ def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Dis
     """What the report says of a teacher: its accuracies on the first test images, and of a robust one on as many training
     images, as they are in its student's training set."""
     dataset, evaluation = experiment.dataset, experiment.config.evaluation
-    test, train = (Split(*(a[:TEACHER_EXAMPLES] for a in split)) for split in (dataset.test, dataset.train))
+    test, train = (split.first(TEACHER_EXAMPLES) for split in (dataset.test, dataset.train))
     logits_fn, attack = (
         models.logits_fn(teacher.module, teacher.variables),
         pgd_steps(20, experiment.norm, experiment.eps),

@@ -48,6 +48,7 @@ NOT_TRAINING: tuple[str, ...] = (
     "data.path",
     "data.extra.path",
     "data.data_dir",
+    "data.workers",
     "compilation_cache",
 )
 NOT_TRAINING += ("checkpoint", "on_divergence")
@@ -99,7 +100,15 @@ class DataConfig(Group):
     )
     examples: int = field(0, at_least(0), "train on this many images, always the same ones; 0: all")
     label_noise: float = field(0.0, between(0, 1), "share of the training labels that are redrawn at random")
-    image_size: int = field(0, at_least(0), "resize image folders to this many pixels a side; 0: as they are")
+    image_size: int = field(0, at_least(0), "resize pictures to this many pixels a side; 0: as they are")
+    resize: int = field(
+        0, at_least(0), "shorter side before the centre is cropped to image_size; 0: the largest centred square"
+    )
+    crop: str = field("centre", one_of(*data.CROPS), "of training pictures; random: a part of 8 to 100 % of the area")
+    streaming: str = field(
+        "auto", one_of(*data.STREAMING), "decode pictures as they are needed; auto: above 4 GB, and for random crops"
+    )
+    workers: int = field(0, at_least(0), "processes that decode pictures; 0: one less than there are cores")
     num_classes: int = field(0, at_least(0), "of data from a path; 0: what the name or the labels say")
     data_dir: str = field("", help="where tensorflow-datasets keeps its data")
     extra: ExtraConfig = ExtraConfig()
@@ -107,13 +116,14 @@ class DataConfig(Group):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Group):
-    """SGD as PyTorch runs it."""
+    """SGD or AdamW as PyTorch runs it."""
 
-    name: str = field("sgd", one_of("sgd", kind="optimizer"), "of all trained networks")
+    name: str = field("sgd", one_of("sgd", "adamw", kind="optimizer"), "of all trained networks")
     learning_rate: float = field(0.1, above(0), "the largest learning rate")
-    momentum: float = field(0.9, at_least_below(0, 1), "0: none")
-    nesterov: bool = field(False, help="Nesterov's form of the momentum")
-    weight_decay: float = field(5e-4, at_least(0), "L2 coefficient")
+    momentum: float = field(0.9, at_least_below(0, 1), "0: none; of adamw beta1")
+    beta2: float = field(0.999, at_least_below(0, 1), "of adamw")
+    nesterov: bool = field(False, help="Nesterov's form of the momentum; of sgd")
+    weight_decay: float = field(5e-4, at_least(0), "L2 coefficient; of adamw the share of the weight, times the rate")
     decay: str = field("all", one_of("all", "kernels"), "the parameters that decay")
     clip_norm: float = field(0.0, at_least(0), "the gradient's norm is clipped to this, per network; 0: not")
 

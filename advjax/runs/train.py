@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import os
 import pathlib
 import signal
 import time
@@ -14,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from advjax import hosts, models, parallel
-from advjax.data import Split
 from advjax.errors import InputError, Stopped
 from advjax.evaluate import attack_dataset, clean, pgd_attack
 from advjax.runs.build import create_optimizer
@@ -191,6 +191,7 @@ class _Training:
             frozen=trainer.place(experiment.frozen),
             extra=experiment.parts.extra,
             ratio=config.data.extra.ratio,
+            workers=config.data.workers or max(1, (os.cpu_count() or 2) - 1),
         )
         try:
             for step, state, metrics in steps:
@@ -206,6 +207,7 @@ class _Training:
                     by = f"{signal.Signals(number).name} after step {step}"
                     raise Stopped(number, f"stopped by {by}, which is saved; the same command goes on")
         finally:
+            steps.close()
             self.display.stop()
             self.log.close()
 
@@ -343,7 +345,7 @@ def validate(experiment: Experiment, params: Mapping[str, Any], stats: Mapping[s
     config, eps = experiment.config, experiment.eps
     robust = pgd_attack("validation", norm=experiment.norm, eps=eps, steps=config.validation.steps, step_size=eps / 4)
     size = len(experiment.validation.label) or min(1000, len(experiment.dataset.train.label))
-    splits = {"train": Split(*(array[:size] for array in experiment.dataset.train))}
+    splits = {"train": experiment.dataset.train.first(size)}
     if len(experiment.validation.label):
         splits["validation"] = experiment.validation
     record = {}

@@ -198,9 +198,10 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
 
 
 def sha256_of(split: Split) -> str:
-    """SHA-256 of a part's labels and images."""
+    """SHA-256 of a part's labels and images; of pictures that are not in memory, of what identifies them."""
     digest = hashlib.sha256(np.ascontiguousarray(split.label, "<i4").tobytes())
-    digest.update(np.ascontiguousarray(split.image).data)
+    images: Any = split.image
+    digest.update(np.ascontiguousarray(images).data if split.in_memory else images.identity())
     return digest.hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Training: steps made from methods, the loop, the optimizer and its schedules, checkpoints."""
 
 from advjax.training.checkpoints import Checkpoints
-from advjax.training.loop import Meter, Trainer, average
-from advjax.training.schedules import learning_rate, sgd
+from advjax.training.loop import Meter, Trainer, average, check_streams
+from advjax.training.schedules import adamw, learning_rate, sgd
 from advjax.training.state import TrainState
 from advjax.training.step import StepConfig, make_step
 
@@ -12,7 +12,9 @@ __all__ = [
     "StepConfig",
     "TrainState",
     "Trainer",
+    "adamw",
     "average",
+    "check_streams",
     "learning_rate",
     "make_step",
     "sgd",

@@ -10,7 +10,9 @@ It knows no method by name, no config and no files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+import collections
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +22,19 @@ import numpy as np
 import optax
 
 from advjax import parallel
-from advjax.data import Split, drawn, epoch_order, mixed_order, partners, split_cutmix, to_float, to_rows
+from advjax.data import (
+    Course,
+    Split,
+    Streamed,
+    drawn,
+    epoch_order,
+    mixed_order,
+    partners,
+    split_cutmix,
+    stream,
+    to_float,
+    to_rows,
+)
 from advjax.errors import InputError
 from advjax.methods.base import Batch, Method
 from advjax.training.state import TrainState, create_state
@@ -29,11 +43,16 @@ from advjax.training.step import (
     Extra,
     Metrics,
     Order,
+    Sent,
     StepConfig,
     make_epoch_end,
     make_indexed_step,
     make_step,
+    make_streamed_step,
 )
+
+# Batches that are on their way to the devices while a step runs.
+_AHEAD = 2
 
 
 class Trainer:
@@ -163,11 +182,13 @@ class Trainer:
         frozen: Mapping[str, Any] | None = None,
         extra: Split | None = None,
         ratio: float = 0.0,
-    ) -> Iterator[tuple[int, TrainState, Metrics]]:
-        """Trains on a set in memory, to the last epoch, and yields (steps done, state, metrics) after every step.
+        workers: int = 0,
+    ) -> Generator[tuple[int, TrainState, Metrics], None, None]:
+        """Trains to the last epoch, and yields (steps done, state, metrics) after every step.
 
         The order of the examples is a function of the seed and the epoch, so training may stop anywhere and go on from
-        the state. A state is donated to the step after it.
+        the state, and is the same whether the set is in memory, of the host and of every device, or streams. A state is
+        donated to the step after it.
 
         Args:
             state: on all devices (`init`, `place`), after `first` steps.
@@ -179,21 +200,64 @@ class Trainer:
                 epoch has others; an epoch is as many steps as without them (`advjax.data.mixed_order`). A method with
                 a state per example keeps it of `train` alone and meets an extra example as one that it never saw.
             ratio: the share of a batch that is extra.
+            workers: of images that stream, processes that decode them; 0: this one does. To be closed, then.
+
+        Raises:
+            InputError: a method that goes over the images again after an epoch, and images that stream; an image that
+                cannot be decoded.
         """
-        per_epoch = -(-len(train.label) // batch_size)
+        course = Course(self.config.seed, len(train.label), batch_size, self.config.epochs, first)
         shape = train.image.shape[1:]
+        if not train.in_memory:
+            check_streams(self.method, self.config.epochs)
+        with closing(
+            self._resident(train, course, extra, ratio) if train.in_memory else self._sent(train, course, workers)
+        ) as rest:
+            for step, given in zip(course.steps, rest, strict=True):
+                epoch, index = divmod(step, course.per_epoch)
+                streamed = 0 if train.in_memory else course.per_epoch
+                program = self._program(self.phase(epoch), (batch_size, *shape), indexed=True, per_epoch=streamed)
+                state, metrics = program(state, frozen or {}, *given)
+                if index + 1 == course.per_epoch and self.method.ends(self.phase(epoch)):
+                    seen = (
+                        given if train.in_memory else (self._unseen(shape), self.order(course.count, batch_size, epoch))
+                    )
+                    state = self._end(self.phase(epoch), shape)(state, frozen or {}, *seen)
+                yield step + 1, state, metrics
+
+    def _unseen(self, shape: tuple[int, ...]) -> Data:
+        """What stands for the set at the end of an epoch that does not go over it again."""
+        return self.data(Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32)))
+
+    def _resident(
+        self, train: Split, course: Course, extra: Split | None, ratio: float
+    ) -> Generator[tuple[Data, Order], None, None]:
+        """What a step takes of a set that lies on the devices."""
         data = self.data(train)
-        for epoch in range(first // per_epoch, self.config.epochs):
-            if extra is None:
-                order = self.order(len(train.label), batch_size, epoch)
-            else:
-                order, data = self.mixed(data, extra, ratio, batch_size, epoch)
-            program = self._program(self.phase(epoch), (batch_size, *shape), indexed=True)
-            for index in range(first % per_epoch if epoch == first // per_epoch else 0, per_epoch):
-                state, metrics = program(state, frozen or {}, data, order)
-                if index + 1 == per_epoch and self.method.ends(self.phase(epoch)):
-                    state = self._end(self.phase(epoch), shape)(state, frozen or {}, data, order)
-                yield epoch * per_epoch + index + 1, state, metrics
+        for step in course.steps:
+            if step == course.first or step % course.per_epoch == 0:
+                epoch = step // course.per_epoch
+                if extra is None:
+                    order = self.order(course.count, course.batch_size, epoch)
+                else:
+                    order, data = self.mixed(data, extra, ratio, course.batch_size, epoch)
+            yield data, order
+
+    def _sent(self, train: Split, course: Course, workers: int) -> Generator[tuple[Sent], None, None]:
+        """What a step takes of a set that streams: its batch, put on the devices some steps ahead."""
+        ahead: collections.deque[tuple[Sent]] = collections.deque()
+        with closing(stream(train, course, workers)) as batches:
+            for batch in batches:
+                ahead.append((self.send(batch),))
+                if len(ahead) > _AHEAD:
+                    yield ahead.popleft()
+        yield from ahead
+
+    def send(self, batch: Streamed) -> Sent:
+        """A batch that streams, cut over the devices."""
+        image, *others = batch
+        on_host: tuple[Any, ...] = (to_rows(image), *others)
+        return parallel.split(parallel.shares(Sent(*on_host), self.devices), self.devices)
 
     def data(self, train: Split) -> Data:
         """A training set on all devices."""
@@ -222,15 +286,19 @@ class Trainer:
         on_host: tuple[Any, ...] = (index, weight, partner)
         return parallel.split(parallel.shares(Order(*on_host), self.devices, axis=1), self.devices)
 
-    def program(self, phase: Hashable, image_shape: tuple[int, int, int] | None = None) -> Any:
+    def program(self, phase: Hashable, image_shape: tuple[int, int, int] | None = None, per_epoch: int = 0) -> Any:
         """The mapped step of a phase, not compiled yet; see `advjax.training.step`.
 
         Args:
             phase: what the method says of an epoch.
             image_shape: of the images in `data`: the step takes `(state, frozen, data, order)`. None: it takes
                 `(state, frozen, epoch, batch)`.
+            per_epoch: steps in an epoch of images that stream: the step takes `(state, frozen, sent)`.
         """
         step = make_step(self.method, self.modules, self.optimizer, self.config, phase)
+        if image_shape is not None and per_epoch:
+            streamed = make_streamed_step(step, self.config, image_shape, per_epoch, self.method.views)
+            return parallel.map_step(streamed, self.devices, self.mapping)
         if image_shape is not None:
             indexed = make_indexed_step(step, self.config, image_shape, self.method.views)
             return parallel.map_step(indexed, self.devices, self.mapping)
@@ -248,10 +316,10 @@ class Trainer:
             self._programs[key] = parallel.map_step(end, self.devices, self.mapping)
         return self._programs[key]
 
-    def _program(self, phase: Hashable, shape: tuple[int, ...], *, indexed: bool) -> Any:
-        key = (phase, shape, indexed)
+    def _program(self, phase: Hashable, shape: tuple[int, ...], *, indexed: bool, per_epoch: int = 0) -> Any:
+        key = (phase, shape, indexed, per_epoch)
         if key not in self._programs:
-            self._programs[key] = self.program(phase, shape[1:] if indexed else None)  # type: ignore[arg-type]
+            self._programs[key] = self.program(phase, shape[1:] if indexed else None, per_epoch)  # type: ignore[arg-type]
         return self._programs[key]
 
 
@@ -264,6 +332,13 @@ def check_augment(method: Method, kind: str) -> None:
             "with soft_labels, such as natural, pgd_at and trades",
             "augment",
         )
+
+
+def check_streams(method: Method, epochs: int) -> None:
+    """Raises `InputError` if a method goes over the images again after an epoch, which images that stream do not allow."""
+    for epoch in range(epochs):
+        if names := method.recomputed(method.phase(epoch, epochs)):
+            raise InputError(f"must be in memory: after an epoch the method sees all again, for {names[0]}", "train")
 
 
 class Meter:

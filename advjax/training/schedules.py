@@ -1,4 +1,4 @@
-"""Learning rate schedules and the optimizer of the papers."""
+"""Learning rate schedules and the optimizers."""
 
 from __future__ import annotations
 
@@ -134,13 +134,46 @@ def sgd(
     Raises:
         InputError: an unknown `decay`.
     """
-    if decay not in ("all", "kernels"):
-        raise unknown("choice", decay, ("all", "kernels"), "decay")
-    mask: Any = None if decay == "all" else lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
-    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts.append(optax.add_decayed_weights(weight_decay, mask))
+    parts = [*_clipping(clip_norm), optax.add_decayed_weights(weight_decay, _decaying(decay))]
     if callable(momentum):
         parts.append(optax.inject_hyperparams(optax.sgd)(schedule, momentum=momentum, nesterov=nesterov))
     else:
         parts.append(optax.sgd(schedule, momentum or None, nesterov))
     return optax.chain(*parts)
+
+
+def adamw(
+    schedule: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    beta2: float = 0.999,
+    weight_decay: float = 0.05,
+    decay: str = "kernels",
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2019) as PyTorch runs it: weights decay by learning rate x `weight_decay`, epsilon 1e-8.
+
+    Args:
+        schedule: learning rate, a number or a function of the step.
+        momentum: the decay of the gradients' mean, beta1.
+        beta2: the decay of their squares' mean.
+        weight_decay: of `decay`, see `sgd`.
+        decay: see `sgd`.
+        clip_norm: see `sgd`.
+
+    Raises:
+        InputError: an unknown `decay`.
+    """
+    rule = optax.adamw(schedule, momentum, beta2, weight_decay=weight_decay, mask=_decaying(decay))
+    return optax.chain(*_clipping(clip_norm), rule)
+
+
+def _clipping(norm: float) -> list[optax.GradientTransformation]:
+    return [optax.clip_by_global_norm(norm)] if norm else []
+
+
+def _decaying(decay: str) -> Any:
+    """Mask of the parameters that decay; None for all."""
+    if decay not in ("all", "kernels"):
+        raise unknown("choice", decay, ("all", "kernels"), "decay")
+    return None if decay == "all" else lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)

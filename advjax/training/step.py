@@ -54,6 +54,15 @@ class Data(NamedTuple):
     extra: Extra | None = None
 
 
+class Sent(NamedTuple):
+    """One device's share of a batch as it comes from the host: rows of pixels [B, R], labels, row numbers, weights [B]."""
+
+    image: jax.Array
+    label: jax.Array
+    rows: jax.Array
+    weight: jax.Array
+
+
 class Order(NamedTuple):
     """One device's share of the batches of an epoch.
 
@@ -171,6 +180,28 @@ def make_indexed_step(step: Step, config: StepConfig, image_shape: tuple[int, in
     return indexed
 
 
+def make_streamed_step(
+    step: Step, config: StepConfig, image_shape: tuple[int, int, int], per_epoch: int, views: int = 1
+) -> Step:
+    """`(state, frozen, sent) -> (state, metrics)`: the step on a batch from the host, augmented as `make_indexed_step`'s.
+
+    Args:
+        step: from `make_step`.
+        config: see `StepConfig`.
+        image_shape: (H, W, C) of the images in `sent`.
+        per_epoch: steps in an epoch.
+        views: how many augmented views of every image the method wants.
+    """
+
+    def streamed(state: TrainState, frozen: Mapping[str, Any], sent: Sent):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
+        raw = from_rows(sent.image, image_shape)
+        batch = _augmented(raw, sent.label, sent.rows, sent.weight, key, config.augment, views)
+        return step(state, frozen, batch, state.step // per_epoch)
+
+    return streamed
+
+
 def make_epoch_end(
     method: Method,
     modules: Mapping[str, nn.Module],
@@ -231,16 +262,14 @@ def _gathered(
     """The batch of this index in an epoch's order, gathered and augmented."""
     rows, weight, partner = jax.tree.map(lambda leaf: leaf[index], order)
     raw, label = _taken(data, rows, image_shape)
-    # A view is drawn by a key of its own; the first one's is that of a method with a single one.
-    keys = [key, *(jax.random.fold_in(key, view) for view in range(1, views))]
-    image, *others = (augment(each, raw, rows, config.augment) for each in keys)
+    batch = _augmented(raw, label, rows, weight, key, config.augment, views)
     if partner is None:
-        return Batch(image, label, rows, weight, tuple(others))
+        return batch
     # Drawn by the partner's own id: it is cut from as it stands in its own place.
     raw, other = _taken(data, partner, image_shape)
     image, target = cutmix(
         jax.random.fold_in(key, _CUTMIX),
-        image,
+        batch.image,
         jax.nn.one_hot(label, config.num_classes),
         rows,
         augment(key, raw, partner, config.augment),
@@ -248,6 +277,15 @@ def _gathered(
         share=split_cutmix(config.augment)[1],
     )
     return Batch(image, jnp.argmax(target, -1).astype(label.dtype), rows, weight, (), target)
+
+
+def _augmented(
+    raw: jax.Array, label: jax.Array, rows: jax.Array, weight: jax.Array, key: jax.Array, kind: str, views: int
+) -> Batch:
+    # A view is drawn by a key of its own; the first one's is that of a method with a single one.
+    keys = [key, *(jax.random.fold_in(key, view) for view in range(1, views))]
+    image, *others = (augment(each, raw, rows, kind) for each in keys)
+    return Batch(image, label, rows, weight, tuple(others))
 
 
 def _taken(data: Data, rows: jax.Array, image_shape: tuple[int, int, int]) -> tuple[jax.Array, jax.Array]:

@@ -72,6 +72,11 @@ BENCHMARKS: dict[str, dict[str, list[str]]] = {
         "cpu": [],
         "gpu": ["--width=64", "--batch=512", "--batches=128,256,512,1024", "--steps=10"],
     },
+    "input_pipeline": {
+        "toy": ["--pictures=64", "--memory=64,128", "--batch=16", "--workers=1", "--chips=TPU v5e", "--steps=3"],
+        "cpu": ["--memory=2000,20000,200000"],
+        "gpu": ["--memory=2000,20000,200000"],
+    },
     "autoattack": {"toy": ["--n=4", "--batch=4"], "cpu": [], "gpu": ["--n=1000", "--batch=500"]},
 }
 

@@ -87,6 +87,7 @@ def load_without_tensorflow(*calls):
     """What `load(name, **options)` gives in a process where TensorFlow cannot be imported: arrays or a message."""
     code = f"""{HIDE}
 import json
+import numpy as np
 from advjax.data import load
 from advjax.errors import InputError
 
@@ -94,7 +95,7 @@ results = []
 for name, options in json.loads(sys.argv[1]):
     try:
         data = load(name, **options)
-        parts = {{p: [s.image.tolist(), s.label.tolist(), str(s.image.dtype)]
+        parts = {{p: [np.asarray(s.image).tolist(), s.label.tolist(), str(s.image.dtype)]
                   for p, s in (("train", data.train), ("test", data.test))}}
         results.append({{**parts, "num_classes": data.num_classes, "classes": data.classes}})
     except InputError as error:
@@ -138,7 +139,8 @@ def found(result, part):
 
 def test_reads_array_record_without_tensorflow(prepared):
     options = {"data_dir": str(prepared / "array_record")}
-    small, again, resized, validation, mixed, mixed_resized, floats, train_only = load_without_tensorflow(
+    streamed = {**options, "streaming": True}
+    small, again, resized, validation, mixed, mixed_resized, floats, train_only, *streaming = load_without_tensorflow(
         ("small", options),
         ("small", options),
         ("small", {**options, "image_size": 4}),
@@ -147,6 +149,10 @@ def test_reads_array_record_without_tensorflow(prepared):
         ("small_mixed", {**options, "image_size": 4}),
         ("small_float", options),
         ("small_train_only", options),
+        ("small", streamed),
+        ("small", streamed),
+        ("small_mixed", {**streamed, "image_size": 4}),
+        ("small_mixed", streamed),
     )
     assert found(small, "train") == expected("train", 31) and found(small, "test") == expected("test", 7)
     assert small["num_classes"] == 3 and small["classes"] == ["a", "b", "c"]
@@ -157,10 +163,17 @@ def test_reads_array_record_without_tensorflow(prepared):
     assert np.shape(mixed_resized["test"][0]) == (7, 4, 4, 3)
     assert "'image'" in floats and "float32; allowed: uint8" in floats
     assert "has the parts train; needed: train, and test or validation" in train_only
+    # The second time the labels come from the file that the first one left.
+    assert streaming[:3] == [small, small, mixed_resized] and "data.image_size" in streaming[3]
+    assert len(list(prepared.glob("array_record/small/*/advjax-label-train.json"))) == 1
 
 
 def test_tfrecord_needs_tensorflow(prepared):
-    (message,) = load_without_tensorflow(("small", {"data_dir": str(prepared / "tfrecord")}))
+    message, streamed = (
+        load_without_tensorflow(("small", {"data_dir": str(prepared / "tfrecord"), "streaming": each}))[0]
+        for each in (False, True)
+    )
+    assert "prepared as tfrecord, which has no random access; allowed with data.streaming: array_record" in streamed
     assert 'pip install "advjax[tfds]"' in message and "is prepared as tfrecord in" in message and "\n" not in message
 
 

@@ -195,6 +195,12 @@ def test_fgsm_rs_cycles_its_momentum():
         create_optimizer(wrong, 10, create_method(wrong))
 
 
+def test_adamw_has_no_nesterov():
+    wrong = runs.read({"optimizer": {"name": "adamw", "nesterov": True}})
+    with pytest.raises(InputError, match=r"^optimizer\.nesterov must be 0 or False, since optimizer\.name is adamw$"):
+        create_optimizer(wrong, 10, create_method(wrong))
+
+
 def test_a_warmup_that_nothing_reads_is_refused():
     wrong = runs.read({"schedule": {"name": "cyclic", "warmup": 0.1}})
     with pytest.raises(InputError, match=r"^schedule\.warmup must be 0 unless schedule\.name is piecewise or cosine"):

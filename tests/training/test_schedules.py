@@ -1,4 +1,4 @@
-"""Learning rates by epoch as the papers give them, and SGD as PyTorch runs it."""
+"""Learning rates by epoch as the papers give them, SGD and AdamW as PyTorch runs them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from advjax.errors import InputError
-from advjax.training.schedules import cycle, learning_rate, sgd
+from advjax.training.schedules import adamw, cycle, learning_rate, sgd
 
 
 def by_epoch(schedule, epochs, steps):
@@ -105,6 +105,20 @@ def test_sgd_is_that_of_pytorch(nesterov):
         updates, state = optimizer.update(jnp.asarray(gradient), state, value)
         value = optax.apply_updates(value, updates)
     np.testing.assert_allclose(value, w, rtol=1e-6)
+
+
+def test_adamw_is_that_of_pytorch():
+    """By hand from PyTorch's page: w <- w - lr decay w - lr m/(1 - b1^t) / (sqrt(v/(1 - b2^t)) + 1e-8)."""
+    optimizer = adamw(lambda step: 0.1 / (1 + step), momentum=0.8, beta2=0.95, weight_decay=0.3)
+    params = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.full(1, 2.0)}
+    state, m, v, kernel, bias = optimizer.init(params), 0.0, 0.0, 2.0, 2.0
+    for t, gradient in enumerate((0.5, -1.5, 0.25), start=1):
+        updates, state = optimizer.update(dict.fromkeys(params, jnp.full(1, gradient)), state, params)
+        params = optax.apply_updates(params, updates)
+        m, v = 0.8 * m + 0.2 * gradient, 0.95 * v + 0.05 * gradient**2
+        rate, step = 0.1 / t, (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-8)
+        kernel, bias = kernel - rate * 0.3 * kernel - rate * step, bias - rate * step
+        np.testing.assert_allclose([params["kernel"].item(), params["bias"].item()], [kernel, bias], rtol=1e-6)
 
 
 def test_decay_of_kernels_only_and_clipping():
