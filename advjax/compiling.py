@@ -108,19 +108,36 @@ def forget_programs(most: int = 16_000) -> None:
         gc.collect()
 
 
-def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
+class Jitted:
+    """A jitted function, compiled with `options()` for whatever platform it is called for.
+
+    Args:
+        function: what `jax.jit` takes.
+        **arguments: of `jax.jit`.
+    """
+
+    def __init__(self, function: Callable[..., Any], **arguments: Any) -> None:
+        self._function, self._arguments = function, arguments
+        self._programs: dict[str, Any] = {}
+        functools.update_wrapper(self, function)
+
+    def _program(self) -> Any:
+        # The backend is not known, and must not be started, while modules are imported.
+        if platform() not in self._programs:
+            self._programs[platform()] = jax.jit(self._function, compiler_options=options(), **self._arguments)
+        return self._programs[platform()]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._program()(*args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """As `jax.jit(...).lower`."""
+        return self._program().lower(*args, **kwargs)
+
+
+def jit(function: Callable[..., Any], **arguments: Any) -> Jitted:
     """`jax.jit(function, **arguments)` with these options, not to be called inside another transformation."""
-
-    # The backend is not known, and must not be started, while modules are imported.
-    @functools.cache
-    def compiled(platform: str) -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=options(), **arguments)
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return compiled(platform())(*args, **kwargs)
-
-    return call
+    return Jitted(function, **arguments)
 
 
 class Mapped:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from advjax import compiling
 from advjax.errors import InputError, unknown
@@ -88,6 +88,12 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 def split(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Arrays [devices, ...], a row to each device, for the last argument of a mapped step."""
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+
+
+def described(tree: Any, devices: Sequence[jax.Device], *, by_rows: bool = False) -> Any:
+    """Shapes and types in place of the arrays that `replicate`, or `by_rows` `split`, would place; nothing is computed."""
+    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS) if by_rows else PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def shares(tree: Any, devices: Sequence[jax.Device], axis: int = 0) -> Any:
@@ -200,5 +206,13 @@ class Devices:
         """Arrays, on every device, without a leading axis."""
         return self._put(tree, PartitionSpec())
 
+    def described(self, tree: Any, *, by_rows: bool = False) -> Any:
+        """Shapes and types in place of the arrays that `replicate`, or `by_rows` `shard`, would place."""
+        place = self._place(PartitionSpec(AXIS) if by_rows else PartitionSpec())
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
+
     def _put(self, tree: Any, spec: PartitionSpec) -> Any:
-        return jax.device_put(tree, self.devices[0] if len(self) == 1 else NamedSharding(self.mesh, spec))
+        return jax.device_put(tree, self._place(spec))
+
+    def _place(self, spec: PartitionSpec) -> Sharding:
+        return SingleDeviceSharding(self.devices[0]) if len(self) == 1 else NamedSharding(self.mesh, spec)

@@ -84,24 +84,28 @@ def wants_help(argv: Sequence[str]) -> bool:
     return any(argument in ("--help", "-h", "-help", "--helpfull", "--helpshort") for argument in argv[1:])
 
 
-def print_help(documentation: str | None) -> None:
+RUN_FLAGS = ("config", "workdir", "dry_run", "list")
+
+
+def print_help(documentation: str | None, names: Sequence[str] = RUN_FLAGS) -> None:
     """Prints a command's documentation, its flags, and every field that a config has."""
     from advjax.runs import schema
 
     print((documentation or "").strip(), "\n\nflags")
-    for name in ("config", "workdir", "dry_run", "list"):
-        print(f"  --{name:<12} {FLAGS[name].help.splitlines()[0]}")
+    for name in names:
+        print(f"  --{name:<13} {FLAGS[name].help.splitlines()[0]}")
     print("\nfields of a config (--config.FIELD=VALUE); a method and its attack have their own defaults")
     for name, default, allowed, help in schema.describe():
         print(f"  {name} = {default!r}\n      {help}{f' ({allowed})' if allowed else ''}")
 
 
-def parse(argv: Sequence[str], required: Sequence[str] = ()) -> Config | None:
+def parse(argv: Sequence[str], required: Sequence[str] = (), names: Sequence[str] = RUN_FLAGS) -> Config | None:
     """Parses the flags and returns the config; None where `--list` is asked for.
 
     Args:
         argv: the command line.
         required: flags without which nothing can be done (but `--list` and `--dry_run`, which need no workdir).
+        names: the command's flags.
 
     Raises:
         InputError: a flag, config file, variant, field or value that is wrong.
@@ -110,7 +114,7 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> Config | None:
     try:
         rest = FLAGS(_with_config_file(argv))
     except flags.Error as error:
-        raise _flag_error(error) from None
+        raise _flag_error(error, names) from None
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
     if "list" in FLAGS and FLAGS.list:
@@ -220,11 +224,9 @@ def _shown(file: pathlib.Path) -> str:
     return f"experiments/configs/{file.name}"
 
 
-def _flag_error(error: flags.Error) -> InputError:
+def _flag_error(error: flags.Error, names: Sequence[str]) -> InputError:
     if isinstance(error, flags.UnrecognizedFlagError):
-        return unknown(
-            "flag", f"--{error.flagname}", [f"--{name}" for name in ("config", "workdir", "dry_run", "list")]
-        )
+        return unknown("flag", f"--{error.flagname}", [f"--{name}" for name in names])
     text = str(error)
     if text.startswith("flag --config."):
         name, _, value = text[len("flag --") :].partition(":")[0].partition("=")

@@ -58,7 +58,8 @@ class Outcome(NamedTuple):
 
 
 @compiling.jit
-def _logits(logits_fn, x):
+def forward(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
+    """`logits_fn(x)` as one program."""
     return logits_fn(x)
 
 
@@ -200,7 +201,7 @@ def _run_craft(
             batch = (to_float(jnp.asarray(split.image[padded])), jnp.asarray(split.label[padded]), jnp.asarray(padded))
             x, y, ids = place.shard(batch)
             x_adv = attack.craft(source, key, x, y, ids)
-            logits = np.asarray(_logits(scored, x_adv), np.float32)[: len(rows)]
+            logits = np.asarray(forward(scored, x_adv), np.float32)[: len(rows)]
             wrong, raised["non_finite"][rows] = jax.device_get(is_wrong(logits, split.label[rows], non_finite))
             if attack.name == "clean":
                 if raised["non_finite"][rows].any():

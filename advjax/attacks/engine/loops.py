@@ -26,7 +26,8 @@ def is_traced(*trees: Any) -> bool:
 
 
 @partial(compiling.jit, static_argnums=0)
-def _on_device(body: Callable[..., Any], steps: int, carry: Any, args: tuple) -> Any:
+def on_device(body: Callable[..., Any], steps: int, carry: Any, args: tuple) -> Any:
+    """`repeat` as one program of an accelerator; another number of steps is the same program."""
     return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
 
 
@@ -55,7 +56,7 @@ def repeat(body: Callable[..., Any], steps: int, carry: Any, *args: Any) -> Any:
     if is_traced(carry, args):
         return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
     if compiling.platform() != "cpu":
-        return _on_device(body, steps, carry, args)
+        return on_device(body, steps, carry, args)
     for i in range(steps):
         carry = _one_step(body, i, carry, args)
     return carry
