@@ -74,6 +74,29 @@ def for_arrays(*trees: Any) -> contextlib.AbstractContextManager[Any]:
     return for_devices(list(found)) if found else contextlib.nullcontext()
 
 
+PRECISIONS = ("default", "high", "highest")
+
+
+def products(precision: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which convolutions and matrix products of float32 have this precision.
+
+    What XLA takes by default is one pass of bfloat16 on a TPU and TF32 on NVIDIA's GPUs, 8 and 11 significant bits for
+    the 24 of float32; `"high"` is three passes, or TF32; `"highest"` six, or float32. A CPU always multiplies in float32,
+    and its programs stay as they are. A precision that the user gave JAX (`jax.default_matmul_precision`) stands.
+    """
+    chosen = jax.default_matmul_precision.value is not None
+    if precision == "default" or chosen or platform() == "cpu":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(precision)
+
+
+@contextlib.contextmanager
+def scoring(devices: Sequence[jax.Device]) -> Iterator[None]:
+    """`for_devices` for whatever gives verdicts: float32 is multiplied in float32."""
+    with for_devices(devices), products("highest"):
+        yield
+
+
 def options() -> dict[str, str] | None:
     """`compiler_options` for `jax.jit`; None on other backends than CPU, and where XLA does not know them."""
     return CPU_OPTIONS if platform() == "cpu" and known() else None

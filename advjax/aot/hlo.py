@@ -21,10 +21,12 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 # What moves no data: names for what is there already, and control flow, whose bodies are counted by themselves.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
-    "copy-done", "async-done", "async-update", "partition-id", "replica-id", "iota", "opt-barrier", "domain",
+    "partition-id", "replica-id", "iota", "opt-barrier", "domain",
 }  # fmt: skip
 _CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%[\w.\-]+)")
 _CALLBACK = re.compile(r'custom_call_target="[^"]*callback[^"]*"')
+# What an operation is mostly there for; `layout`: copies, transpositions and changes of type that compute nothing.
+KINDS = ("products", "reductions", "elementwise", "layout", "prefetch", "gather", "collectives", "other")
 # Below this an array is a scalar, a label, a channel's number: its layout is nobody's concern.
 LARGE = 1 << 16
 
@@ -87,8 +89,8 @@ class Part:
     Attributes:
         name: of the computation.
         products: its convolutions and matrix products, those of fusions included.
-        bytes: read from and written to the device's main memory.
-        cycles: the compiler's own estimate, where it gives one.
+        moved: bytes read from and written to the device's main memory, by kind of operation (`KINDS`).
+        cycles: the compiler's own estimate, where it gives one, by kind.
         collectives: kind -> number.
         copies: bytes of every copy or transposition of a large array, alone or in a fusion that computes nothing.
         casts: bytes of every change of type of a large array that is an operation of its own.
@@ -99,8 +101,8 @@ class Part:
 
     name: str
     products: tuple[Product, ...] = ()
-    bytes: int = 0
-    cycles: int = 0
+    moved: Counter[str] = dataclasses.field(default_factory=Counter)
+    cycles: Counter[str] = dataclasses.field(default_factory=Counter)
     collectives: Counter[str] = dataclasses.field(default_factory=Counter)
     copies: tuple[int, ...] = ()
     casts: tuple[int, ...] = ()
@@ -109,9 +111,9 @@ class Part:
     loops: tuple[Loop, ...] = ()
 
     @property
-    def flops(self) -> float:
-        """Of the products of one turn."""
-        return sum(product.flops for product in self.products)
+    def bytes(self) -> int:
+        """Moved by all operations of one turn."""
+        return sum(self.moved.values())
 
     def all(self) -> Iterator[Part]:
         """This part and those of all loops in it."""
@@ -170,7 +172,9 @@ class Program:
         copies: list[int] = []
         casts: list[int] = []
         loops: list[Loop] = []
-        moved = cycles = operations = host = 0
+        moved: Counter[str] = Counter()
+        cycles: Counter[str] = Counter()
+        operations = host = 0
         for each in lines:
             kind = each.op.removesuffix("-start")
             if each.op == "while":
@@ -183,29 +187,24 @@ class Program:
                     copies += part.copies
                     casts += part.casts
                     loops += part.loops
-                    moved, cycles = moved + part.bytes, cycles + part.cycles
+                    moved, cycles = moved + part.moved, cycles + part.cycles
                     operations, host = operations + part.operations, host + part.host
             host += kind in ("infeed", "outfeed", "send", "recv") or _is_callback(each)
-            if each.op in _FREE or kind == "async":
+            if each.op in _FREE or kind == "async" or each.op.endswith(("-done", "-update")):
                 continue
             operations += 1
-            cycles += _cycles(each)
             collectives[kind] += kind in COLLECTIVES
-            read = {name: known[name] for name in each.operands if name in known}
-            arrays = [a for other in read.values() for a in other.results] + list(each.results)
+            arrays = [a for name in each.operands if name in known for a in known[name].results] + list(each.results)
             host += kind == "copy" and any(array.host for array in arrays)
-            if kind == "copy" and each.op != kind:
-                # A copy in the background: its result names the target, the source and a flag.
-                moved += sum(array.bytes for array in each.results[:2] if not array.near)
-                continue
-            moved += sum(array.bytes for array in arrays if not array.near)
             inside = self._inside(each)
-            products += [p for inner, other in inside if (p := _product(inner, other))]
-            kinds = {inner.op for inner, _ in inside}
-            if each.bytes >= LARGE:
-                work = kinds - _FREE - {"copy", "transpose", "reshape", "convert", "fusion", "slice", "pad"}
-                copies += [each.bytes] * (not work and bool(kinds & {"copy", "transpose"}))
-                casts += [each.bytes] * (not work and kinds & {"copy", "transpose", "convert"} == {"convert"})
+            own = [p for inner, other in inside if (p := _product(inner, other))]
+            products += own
+            what = _kind(each, {inner.op for inner, _ in inside}, bool(own))
+            cycles[what] += _cycles(each)
+            moved[what] += _traffic(what, arrays, each)
+            if what == "layout" and each.bytes >= LARGE:
+                moves = any(inner.op in ("copy", "transpose") for inner, _ in inside)
+                (copies if moves else casts).append(each.bytes)
         return Part(
             name, tuple(products), moved, cycles, +collectives, tuple(copies), tuple(casts), operations, host, tuple(loops)
         )
@@ -288,6 +287,36 @@ def _attribute(each: Instruction, name: str) -> str:
 
 def _is_callback(each: Instruction) -> bool:
     return each.op == "custom-call" and bool(_CALLBACK.search(each.text))
+
+
+def _kind(each: Instruction, ops: set[str], has_products: bool) -> str:
+    if each.op.endswith("-start") and each.op.startswith(("copy", "slice")):
+        return "prefetch"
+    if each.op.removesuffix("-start") in COLLECTIVES:
+        return "collectives"
+    if has_products:
+        return "products"
+    work = ops - _FREE - {"copy", "transpose", "reshape", "convert", "fusion", "slice", "pad", "broadcast"}
+    if not work and ops & {"copy", "transpose", "convert"}:
+        return "layout"
+    if ops & {"reduce", "reduce-window", "sort"}:
+        return "reductions"
+    if ops & {"gather", "scatter", "dynamic-slice", "dynamic-update-slice"}:
+        return "gather"
+    return "other" if each.op == "custom-call" else "elementwise"
+
+
+def _traffic(kind: str, arrays: list[Array], each: Instruction) -> int:
+    """Bytes from and to main memory, of an operation whose operands and results these arrays are."""
+    most = max((a.bytes for a in arrays), default=0)
+    if kind == "prefetch":
+        # A copy, or a part of an array, in the background: its result names target, source and a flag.
+        arrays = list(each.results[:2])
+        most = min(a.bytes for a in arrays)
+    elif kind == "gather":
+        # Of what it reads from it takes some rows.
+        most = each.bytes
+    return sum(min(a.bytes, most) for a in arrays if not a.near)
 
 
 def _cycles(each: Instruction) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from advjax import compiling, models, parallel, runs
 from advjax.aot.arithmetic import flops
 from advjax.attacks.autoattack import Stage, stage
-from advjax.attacks.engine.loops import as_partial, on_device
+from advjax.attacks.engine.loops import as_partial, in_place
 from advjax.attacks.engine.oracle import Example, Oracle
 from advjax.data import Dataset, Split, to_rows
 from advjax.evaluate.attack_dataset import forward
@@ -130,7 +130,7 @@ def _forward(run: Experiment) -> Task:
     x = place.described(jax.ShapeDtypeStruct((batch, *run.dataset.image_shape), jnp.float32), by_rows=True)
 
     def lower():
-        with compiling.for_devices(run.devices):
+        with compiling.scoring(run.devices):
             return forward.lower(network, x)
 
     return Task("forward", batch, lower, lambda: _counted(run.devices, lambda f, x: f(x), network, x) / len(place))
@@ -145,8 +145,8 @@ def _attack(run: Experiment, chosen: Stage) -> Task:
     state = place.described(jax.eval_shape(attack.begin, e, key), by_rows=True)
 
     def lower():
-        with compiling.for_devices(run.devices):
-            return on_device.lower(place.spread(attack), attack.chunk, state, (e, oracle, key))
+        with compiling.scoring(run.devices):
+            return in_place.lower(place.spread(attack), attack.chunk, state, (e, oracle, key))
 
     def count():
         return attack.chunk * _counted(run.devices, lambda *args: attack(0, *args), state, e, oracle, key) / len(place)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from advjax.aot.chips import Chip
-from advjax.aot.hlo import Part, Program
+from advjax.aot.hlo import KINDS, Part, Program
 from advjax.aot.programs import Task
 
 LOW_EFFORT = {"exec_time_optimization_effort": -1.0}
@@ -67,7 +67,8 @@ def describe(task: Task, chip: Chip, compiled: Any, program: Program) -> dict[st
     arithmetic = sum(chip.seconds(flops, *kind) for kind, flops in totals.flops.items())
     # Of what XLA merged or left out nothing need be computed; what it repeats is its own affair.
     share = min(counted / totals.all_flops, 1.0) if totals.all_flops else 1.0
-    traffic = totals.bytes / chip.bandwidth
+    moved = sum(totals.moved.values())
+    traffic = moved / chip.bandwidth
     return {
         "program": task.name,
         "batch": task.batch,
@@ -79,12 +80,13 @@ def describe(task: Task, chip: Chip, compiled: Any, program: Program) -> dict[st
         "flops_xla_loops_once": float(cost.get("flops", 0.0)),
         "products": {" ".join(kind): flops for kind, flops in sorted(totals.flops.items())},
         "convolutions": _kinds(p.dtype for part in entry.all() for p in part.products if p.window),
-        "bytes": totals.bytes,
+        "bytes": moved,
+        "bytes_by_kind": {kind: totals.moved[kind] for kind in KINDS if totals.moved[kind]},
         "bytes_in_loops": sum(_trips(loop, task) * _bytes(loop.body) for loop in loops),
         "arithmetic_seconds": arithmetic * share,
         "traffic_seconds": traffic,
         "roofline_seconds": max(arithmetic * share, traffic),
-        "cycles": totals.cycles,
+        "cycles_by_kind": {kind: totals.cycles[kind] for kind in KINDS if totals.cycles[kind]},
         "collectives": dict(totals.collectives),
         "collectives_in_loops": dict(sum((part.collectives for part in inside), Counter())),
         "loops": [
@@ -113,7 +115,9 @@ class _Totals:
     """Sums over a call, loops counted in full; those whose number of turns depends on the data once."""
 
     def __init__(self, trips: int) -> None:
-        self.trips, self.bytes, self.cycles = trips, 0, 0
+        self.trips = trips
+        self.moved: Counter[str] = Counter()
+        self.cycles: Counter[str] = Counter()
         self.flops: Counter[tuple[str, str]] = Counter()
         self.collectives: Counter[str] = Counter()
 
@@ -122,12 +126,10 @@ class _Totals:
         return float(sum(self.flops.values()))
 
     def add(self, part: Part, times: int) -> None:
-        self.bytes += times * part.bytes
-        self.cycles += times * part.cycles
+        for total, own in ((self.moved, part.moved), (self.cycles, part.cycles), (self.collectives, part.collectives)):
+            total.update({kind: times * count for kind, count in own.items()})
         for product in part.products:
             self.flops[product.dtype, product.precision] += times * product.flops  # type: ignore[assignment]
-        for kind, count in part.collectives.items():
-            self.collectives[kind] += times * count
         for loop in part.loops:
             self.add(loop.body, times * (loop.trips or (self.trips if loop.body.products else 1)))
 

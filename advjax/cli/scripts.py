@@ -1,4 +1,4 @@
-"""The console scripts `advjax-train`, `advjax-evaluate`, `advjax-compare` and `advjax-export`."""
+"""The console scripts `advjax-train`, `-evaluate`, `-compare`, `-export` and `-compile-for`."""
 
 import importlib
 import sys
@@ -26,3 +26,8 @@ def compare() -> int:
 def export() -> int:
     """`python -m experiments.export`."""
     return _run("export")
+
+
+def compile_for() -> int:
+    """`python -m experiments.compile_for`."""
+    return _run("compile_for")

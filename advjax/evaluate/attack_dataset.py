@@ -126,7 +126,7 @@ def attack_dataset(
     }  # fmt: skip
     started = time.perf_counter()
     if attack.craft is not None:
-        with compiling.for_devices(place.devices):
+        with compiling.scoring(place.devices):
             outcome = _run_craft(logits_fn, surrogate, attack, split, place, **options)
     elif not attack.stages:
         raise InputError(f"the attack {attack.name!r} is made of others' outcomes: run_protocol makes it")

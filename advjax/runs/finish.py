@@ -57,6 +57,8 @@ def finish(
     experiment = build(config)
     for warning in experiment.dataset.warnings:
         display.line(f"warning: {warning}")
+    if experiment.multiplied:
+        display.line(experiment.multiplied)
     workdir.check_space(folder, (config.checkpoint.keep + 2) * state_bytes(experiment))
     compilation_cache.enable(config.compilation_cache)
     workdir.create(folder)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from advjax import data, fields, methods, parallel, plugins
+from advjax import compiling, data, fields, methods, parallel, plugins
 from advjax.errors import InputError, unknown, within
 from advjax.fields import (
     SEED,
@@ -53,6 +53,7 @@ SHARED = (
     "devices",
     "parallel",
     "precision",
+    "products",
     "data",
     "evaluation",
     "log",
@@ -202,6 +203,12 @@ class Config(Group):
     batch_size: int = field(128, between(1, 1_000_000), "over all devices together")
     devices: int = field(0, at_least(0), "how many of this host; 0: all")
     precision: str = field("float32", one_of("float32", "bfloat16", kind="precision"), "of the activations")
+    products: str = field(
+        "default",
+        one_of(*compiling.PRECISIONS, kind="precision"),
+        "how accelerators multiply float32 in training: default is one bfloat16 pass on a TPU and TF32 on NVIDIA, high "
+        "three passes or TF32, highest float32; scoring always takes highest",
+    )
     batch_norm: str = field("global", one_of("global", "device"), "statistics over the whole batch, or per device")
     on_divergence: str = field(
         "stop", one_of("stop", "rollback"), "when the loss is not finite: stop, or go back and halve the learning rate"
