@@ -81,7 +81,7 @@ def parse(target: str) -> tuple[str, tuple[int, ...]]:
     if not colon:
         return name, ()
     if CHIPS[name].platform != "tpu" or not re.fullmatch(r"\d+(x\d+){1,2}", sides):
-        raise InputError(f"must be a TPU with the sides of a slice, such as v5e:2x2, or one chip; it is {target!r}", "target")
+        raise InputError(f"must be one chip or a TPU's slice, such as v5e:2x2; it is {target!r}", "target")
     return name, tuple(map(int, sides.split("x")))
 
 
@@ -113,14 +113,17 @@ def devices(target: str) -> list[jax.Device]:
     try:
         found = list(topologies.get_topology_desc(f"{name}:{shape}", "tpu").devices)
     except Exception as error:
-        raise InputError(f"XLA's TPU compiler knows no slice {target!r}: {str(error).splitlines()[0]}", "target") from error
+        raise InputError(
+            f"XLA's TPU compiler knows no slice {target!r}: {str(error).splitlines()[0]}", "target"
+        ) from error
     return found if sides else found[:1]
 
 
 def _gpus(name: str) -> list[jax.Device]:
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
-        raise InputError("needs JAX's CUDA plugin: pip install jax-cuda12-plugin jax-cuda12-pjrt of jaxlib's version", "target")
-    # The plug-in registers itself where it is asked for only, and a platform list without it must not hide it.
+        raise InputError(
+            "needs JAX's CUDA plugin: pip install jax-cuda12-plugin jax-cuda12-pjrt, as old as jaxlib", "target"
+        )
     topology = topologies.get_topology_desc("", "cuda", topology="1x1x1", target_config=_target_config(name))
     return list(topology.devices)
 

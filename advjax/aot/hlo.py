@@ -23,7 +23,9 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
     "partition-id", "replica-id", "iota", "opt-barrier", "domain",
 }  # fmt: skip
-_CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%[\w.\-]+)")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%[\w.\-]+)"
+)
 _CALLBACK = re.compile(r'custom_call_target="[^"]*callback[^"]*"')
 # What an operation is mostly there for; `layout`: copies, transpositions and changes of type that compute nothing.
 KINDS = ("products", "reductions", "elementwise", "layout", "prefetch", "gather", "collectives", "other")
@@ -134,11 +136,16 @@ class Program:
 
     Args:
         text: what `compiled.as_text()` gives.
+
+    Attributes:
+        computations: name -> its instructions.
+        types: of all arrays in it.
+        aliased: how many results take the memory of an argument.
     """
 
     def __init__(self, text: str) -> None:
         self.computations: dict[str, list[Instruction]] = {}
-        self.types: set[str] = set()
+        self.aliased = len(re.findall(r"(?:may|must)-alias", text.partition("\n")[0]))
         entry, lines = "", None
         for line in text.splitlines():
             head = _HEAD.match(line)
@@ -149,7 +156,7 @@ class Program:
                 lines = None
             elif lines is not None and " = " in line:
                 lines.append(_instruction(line))
-        self.types = {a.dtype for lines in self.computations.values() for each in lines for a in each.results}
+        self.types: set[str] = {a.dtype for lines in self.computations.values() for each in lines for a in each.results}
         self._entry = entry
 
     @functools.cached_property
@@ -206,7 +213,16 @@ class Program:
                 moves = any(inner.op in ("copy", "transpose") for inner, _ in inside)
                 (copies if moves else casts).append(each.bytes)
         return Part(
-            name, tuple(products), moved, cycles, +collectives, tuple(copies), tuple(casts), operations, host, tuple(loops)
+            name,
+            tuple(products),
+            moved,
+            cycles,
+            +collectives,
+            tuple(copies),
+            tuple(casts),
+            operations,
+            host,
+            tuple(loops),
         )
 
     def _inside(self, each: Instruction) -> list[tuple[Instruction, dict[str, Instruction]]]:
@@ -223,7 +239,7 @@ class Program:
     @functools.cached_property
     def _named(self) -> dict[str, dict[str, Instruction]]:
         """Name of an instruction -> the others of its computation by name."""
-        named = {}
+        named: dict[str, dict[str, Instruction]] = {}
         for lines in self.computations.values():
             known = {each.name: each for each in lines}
             named |= dict.fromkeys(known, known)

@@ -43,14 +43,14 @@ class Task(NamedTuple):
         name: `step`, with the phase where the method has several; `forward`; an attack of AutoAttack.
         batch: images, over all devices.
         lower: gives `jax.stages.Lowered`.
-        count: gives the arithmetic of one call on one device, counted from the shapes.
+        arithmetic: gives the operations of one call on one device, counted from the shapes.
         trips: how often a loop runs whose number the program is given.
     """
 
     name: str
     batch: int
     lower: Callable[[], Any]
-    count: Callable[[], float]
+    arithmetic: Callable[[], float]
     trips: int = 1
 
 
@@ -93,7 +93,8 @@ def tasks(run: Experiment, names: Sequence[str], *, all_phases: bool = False) ->
         if name == "step":
             known = phases(run)
             chosen = list(known)[::-1] if all_phases else list(known)[:1]
-            found += [_step(run, phase, name if len(chosen) == 1 else f"step from epoch {known[phase] + 1}") for phase in chosen]
+            several = len(chosen) > 1
+            found += [_step(run, each, f"{name} from epoch {known[each] + 1}" if several else name) for each in chosen]
         elif name == "forward":
             found.append(_forward(run))
         else:
@@ -105,9 +106,11 @@ def _step(run: Experiment, phase: Hashable, name: str) -> Task:
     trainer, shape, batch, train = make_trainer(run), run.dataset.image_shape, run.config.batch_size, run.dataset.train
     steps, share = run.steps_per_epoch, batch // len(run.devices)
     row = to_rows(np.zeros((1, *shape), np.uint8)).shape[1]
-    data: Any = Data(jax.ShapeDtypeStruct((len(train.label), row), jnp.uint8), jnp.asarray(train.label))
+    images: Any = jax.ShapeDtypeStruct((len(train.label), row), jnp.uint8)
+    data = Data(images, jnp.asarray(train.label))
     cut = (len(run.devices), steps, share)
-    order: Any = Order(jax.ShapeDtypeStruct(cut, jnp.int32), jax.ShapeDtypeStruct(cut, jnp.float32))
+    batches: Any = [jax.ShapeDtypeStruct(cut, dtype) for dtype in (jnp.int32, jnp.float32)]
+    order = Order(*batches)
     state = jax.eval_shape(lambda: first_state(trainer, run))
     frozen = {each: models.variable_shapes(run.modules[each], shape) for each in run.method.frozen}
     args = (
@@ -140,7 +143,8 @@ def _attack(run: Experiment, chosen: Stage) -> Task:
     place, attack = Devices(run.devices), chosen.attack
     batch = place.batch_size(run.config.evaluation.batch_size)
     oracle, key = place.described((Oracle(as_partial(_network(run, place))), jax.eval_shape(jax.random.key, 0)))
-    image, number = (jax.ShapeDtypeStruct((batch, *run.dataset.image_shape), jnp.float32), jnp.zeros(batch, jnp.int32))
+    image: Any = jax.ShapeDtypeStruct((batch, *run.dataset.image_shape), jnp.float32)
+    number = jnp.zeros(batch, jnp.int32)
     e: Any = place.described(Example(image, number, jnp.zeros(batch), number, number, number), by_rows=True)
     state = place.described(jax.eval_shape(attack.begin, e, key), by_rows=True)
 

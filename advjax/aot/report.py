@@ -63,7 +63,7 @@ def describe(task: Task, chip: Chip, compiled: Any, program: Program) -> dict[st
     totals.add(entry, 1)
     loops = [loop for part in entry.all() for loop in part.loops if loop.body.products]
     inside = [part for loop in loops for part in loop.body.all()]
-    counted = task.count()
+    counted = task.arithmetic()
     arithmetic = sum(chip.seconds(flops, *kind) for kind, flops in totals.flops.items())
     # Of what XLA merged or left out nothing need be computed; what it repeats is its own affair.
     share = min(counted / totals.all_flops, 1.0) if totals.all_flops else 1.0

@@ -98,7 +98,7 @@ def _largest(config: Config, devices: Any, chip: Any) -> int:
     def peak(batch: int) -> int | None:
         run = aot.experiment(dataclasses.replace(config, batch_size=batch), devices)
         try:
-            found = aot.compile_task(*aot.tasks(run, ["step"]), chip)[0]["peak_bytes"]
+            found = aot.compile_task(aot.tasks(run, ["step"])[0], chip)[0]["peak_bytes"]
         except aot.DoesNotFit:
             found = None
         print(f"batch {batch:,}: {'does not fit' if found is None else f'{found / 2**20:,.0f} MiB'}", flush=True)

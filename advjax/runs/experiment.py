@@ -121,7 +121,7 @@ class Experiment(NamedTuple):
         if platform == "cpu" or (self.config.precision, self.config.products) != ("float32", "default"):
             return ""
         kind = "one bfloat16 pass" if platform == "tpu" else "TF32"
-        return f"float32 is multiplied in {kind} while training (products=highest: in float32); scoring multiplies in float32"
+        return f"training multiplies float32 in {kind} (products=highest: in float32); scoring in float32"
 
     @property
     def plain(self) -> dict[str, Any]:
