@@ -74,6 +74,29 @@ def for_arrays(*trees: Any) -> contextlib.AbstractContextManager[Any]:
     return for_devices(list(found)) if found else contextlib.nullcontext()
 
 
+PRECISIONS = ("default", "high", "highest")
+
+
+def products(precision: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which convolutions and matrix products of float32 have this precision.
+
+    What XLA takes by default is one pass of bfloat16 on a TPU and TF32 on NVIDIA's GPUs, 8 and 11 significant bits for
+    the 24 of float32; `"high"` is three passes, or TF32; `"highest"` six, or float32. A CPU always multiplies in float32,
+    and its programs stay as they are. A precision that the user gave JAX (`jax.default_matmul_precision`) stands.
+    """
+    chosen = jax.default_matmul_precision.value is not None
+    if precision == "default" or chosen or platform() == "cpu":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(precision)
+
+
+@contextlib.contextmanager
+def scoring(devices: Sequence[jax.Device]) -> Iterator[None]:
+    """`for_devices` for whatever gives verdicts: float32 is multiplied in float32."""
+    with for_devices(devices), products("highest"):
+        yield
+
+
 def options() -> dict[str, str] | None:
     """`compiler_options` for `jax.jit`; None on other backends than CPU, and where XLA does not know them."""
     return CPU_OPTIONS if platform() == "cpu" and known() else None
@@ -108,19 +131,36 @@ def forget_programs(most: int = 16_000) -> None:
         gc.collect()
 
 
-def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
+class Jitted:
+    """A jitted function, compiled with `options()` for whatever platform it is called for.
+
+    Args:
+        function: what `jax.jit` takes.
+        **arguments: of `jax.jit`.
+    """
+
+    def __init__(self, function: Callable[..., Any], **arguments: Any) -> None:
+        self._function, self._arguments = function, arguments
+        self._programs: dict[str, Any] = {}
+        functools.update_wrapper(self, function)
+
+    def _program(self) -> Any:
+        # The backend is not known, and must not be started, while modules are imported.
+        if platform() not in self._programs:
+            self._programs[platform()] = jax.jit(self._function, compiler_options=options(), **self._arguments)
+        return self._programs[platform()]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._program()(*args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """As `jax.jit(...).lower`."""
+        return self._program().lower(*args, **kwargs)
+
+
+def jit(function: Callable[..., Any], **arguments: Any) -> Jitted:
     """`jax.jit(function, **arguments)` with these options, not to be called inside another transformation."""
-
-    # The backend is not known, and must not be started, while modules are imported.
-    @functools.cache
-    def compiled(platform: str) -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=options(), **arguments)
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return compiled(platform())(*args, **kwargs)
-
-    return call
+    return Jitted(function, **arguments)
 
 
 class Mapped:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import attacks, compiling, models, parallel
+from advjax import attacks, compiling, data, evaluate, models, parallel
 
 X = jnp.linspace(0.0, 1.0, 4 * 12 * 12 * 16).reshape(4, 12, 12, 16)
 KERNEL = jnp.linspace(-1.0, 1.0, 9 * 16 * 16).reshape(3, 3, 16, 16)
@@ -107,6 +107,41 @@ def test_a_program_for_a_tpu_is_lowered_on_a_machine_without_one():
         there = jax.jit(program).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
     assert "optimization_barrier" in here
     assert "optimization_barrier" not in there and "stablehlo.while" in there
+
+
+def test_verdicts_multiply_float32_in_float32_on_accelerators():
+    """Programs of a CPU stay as they are, whatever is asked for, and a precision that the user gave JAX stands."""
+
+    def lowered(platform):
+        return jax.jit(lambda x: x @ x.T).trace(X[0, 0]).lower(lowering_platforms=(platform,)).as_text()
+
+    with compiling.scoring(jax.devices()), compiling.products("highest"):
+        assert "HIGHEST" not in lowered("cpu")
+    with compiling.target("tpu"):
+        with compiling.products("default"):
+            assert "HIGHEST" not in lowered("tpu")
+        with compiling.products("highest"):
+            assert "HIGHEST" in lowered("tpu")
+        with jax.default_matmul_precision("high"), compiling.products("highest"):
+            assert "HIGHEST" not in lowered("tpu")
+
+
+def test_whatever_gives_verdicts_asks_for_it(monkeypatch):
+    def logits_fn(x):
+        seen.append(jax.default_matmul_precision.value)
+        return x.reshape(len(x), -1)[:, :2]
+
+    monkeypatch.setattr(compiling, "scoring", lambda devices: jax.default_matmul_precision("highest"))
+    images, labels = np.zeros((2, 2, 2, 1), np.uint8), np.zeros(2, np.int32)
+    for score in (
+        lambda: evaluate.attack_dataset(logits_fn, evaluate.clean(), data.Split(images, labels)),
+        lambda: attacks.cascade(
+            logits_fn, jax.random.key(0), images / np.float32(255), labels, norm="linf", eps=0.1, attacks=("square_1",)
+        ),
+    ):
+        seen = []
+        score()
+        assert "highest" in seen
 
 
 def test_importing_starts_no_backend():

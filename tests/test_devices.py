@@ -11,7 +11,7 @@ CPU, GPU = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
 
 @pytest.mark.parametrize(
     ("batch_size", "devices", "rows"),
-    [(7, [CPU], 7), (1000, [CPU], 1000), (0, [CPU], 128), (0, [CPU] * 4, 512), (0, [GPU], 500), (0, [GPU] * 2, 1000)],
+    [(7, [CPU], 7), (1000, [CPU], 1000), (0, [CPU], 128), (0, [CPU] * 4, 512), (0, [GPU], 512), (0, [GPU] * 2, 1024)],
 )
 def test_batch_size_0_is_what_suits_the_devices(batch_size, devices, rows):
     assert Devices(devices).batch_size(batch_size) == rows

@@ -19,7 +19,7 @@ FLOORS = [
     ["methods", "evaluate"],
     ["training"],
     ["runs"],
-    ["configs"],
+    ["aot", "configs"],
     ["cli"],
 ]
 # Heavy or optional libraries, which most users of a module do without.

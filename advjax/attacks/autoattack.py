@@ -262,7 +262,7 @@ def cascade(
         config |= identity(logits_fn, x.shape[1:], stochastic=stochastic)
     record = Record(record_path, config, x.shape[1:], part)
     try:
-        with compiling.for_devices(place.devices):
+        with compiling.scoring(place.devices):
             run.clean(record)
             if eps > 0:
                 for index in range(len(stages)):

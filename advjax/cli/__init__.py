@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # importing it loads JAX, which a wrong flag need not wait fo
     from advjax.runs.display import Display
 
 FLAGS = flags.FLAGS
-OWN_FLAGS = ("config", "workdir", "dry_run", "quiet", "json", "list")
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 config_flags.DEFINE_config_file(
     "config", None, "NAME[:variant] or FILE[:variant], e.g. trades:digits or experiments/configs/trades.py:digits"
@@ -108,24 +107,28 @@ def wants_help(argv: Sequence[str]) -> bool:
     return any(argument in ("--help", "-h", "-help", "--helpfull", "--helpshort") for argument in argv[1:])
 
 
-def print_help(documentation: str | None) -> None:
+RUN_FLAGS = ("config", "workdir", "dry_run", "quiet", "json", "list")
+
+
+def print_help(documentation: str | None, names: Sequence[str] = RUN_FLAGS) -> None:
     """Prints a command's documentation, its flags, and every field that a config has."""
     from advjax.runs import schema
 
     print((documentation or "").strip(), "\n\nflags")
-    for name in OWN_FLAGS:
-        print(f"  --{name:<12} {FLAGS[name].help.splitlines()[0]}")
+    for name in names:
+        print(f"  --{name:<13} {FLAGS[name].help.splitlines()[0]}")
     print("\nfields of a config (--config.FIELD=VALUE); a method and its attack have their own defaults")
     for name, default, allowed, help in schema.describe():
         print(f"  {name} = {default!r}\n      {help}{f' ({allowed})' if allowed else ''}")
 
 
-def parse(argv: Sequence[str], required: Sequence[str] = ()) -> Config | None:
+def parse(argv: Sequence[str], required: Sequence[str] = (), names: Sequence[str] = RUN_FLAGS) -> Config | None:
     """Parses the flags and returns the config; None where `--list` is asked for.
 
     Args:
         argv: the command line.
         required: flags without which nothing can be done (but `--list` and `--dry_run`, which need no workdir).
+        names: the command's flags.
 
     Raises:
         InputError: a flag, config file, variant, field or value that is wrong.
@@ -134,7 +137,7 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> Config | None:
     try:
         rest = FLAGS(_with_config_file(argv))
     except flags.Error as error:
-        raise _flag_error(error) from None
+        raise _flag_error(error, names) from None
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
     if "list" in FLAGS and FLAGS.list:
@@ -244,13 +247,9 @@ def _shown(file: pathlib.Path) -> str:
     return f"experiments/configs/{file.name}"
 
 
-def _flag_error(error: flags.Error) -> InputError:
+def _flag_error(error: flags.Error, names: Sequence[str]) -> InputError:
     if isinstance(error, flags.UnrecognizedFlagError):
-        return unknown(
-            "flag",
-            f"--{error.flagname}",
-            [f"--{name}" for name in OWN_FLAGS],
-        )
+        return unknown("flag", f"--{error.flagname}", [f"--{name}" for name in names])
     text = str(error)
     if text.startswith("flag --config."):
         name, _, value = text[len("flag --") :].partition(":")[0].partition("=")

@@ -36,3 +36,8 @@ def sweep() -> int:
 def export() -> int:
     """`python -m experiments.export`."""
     return _run("export")
+
+
+def compile_for() -> int:
+    """`python -m experiments.compile_for`."""
+    return _run("compile_for")

@@ -65,7 +65,8 @@ class Outcome(NamedTuple):
 
 
 @compiling.jit
-def _logits(logits_fn, x):
+def forward(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
+    """`logits_fn(x)` as one program."""
     return logits_fn(x)
 
 
@@ -142,7 +143,7 @@ def attack_dataset(
     }  # fmt: skip
     started = time.perf_counter()
     if attack.craft is not None:
-        with compiling.for_devices(place.devices):
+        with compiling.scoring(place.devices):
             crafted_on = own_loss if attack.own_loss else surrogate
             outcome = _run_craft(logits_fn, crafted_on, attack, split, place, observe=observe, **options)
     elif not attack.stages:
@@ -267,7 +268,7 @@ def _run_craft(
             batch = (to_float(jnp.asarray(images)), jnp.asarray(split.label[padded]), jnp.asarray(padded))
             x, y, ids = place.shard(batch)
             x_adv = attack.craft(source, key, x, y, ids)
-            logits = np.asarray(_logits(scored, x_adv), np.float32)[: len(rows)]
+            logits = np.asarray(forward(scored, x_adv), np.float32)[: len(rows)]
             if observe is not None:
                 observe(rows, np.asarray(x_adv)[: len(rows)], logits)
             wrong, raised["non_finite"][rows] = jax.device_get(is_wrong(logits, split.label[rows], non_finite))

@@ -79,7 +79,7 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
 
 def _check_streams(config: Config, method: Method) -> None:
     try:
-        check_streams(method, config.epochs)
+        check_streams(method, config.epochs, config.data.augment, bool(config.data.extra.path))
     except InputError as error:
         raise InputError(f"data.streaming: the images {error.tail}") from None
     if method.views > 1 and config.data.crop == "random":

@@ -117,6 +117,15 @@ class Experiment(NamedTuple):
         return self.teachers[name].variables is not None
 
     @property
+    def multiplied(self) -> str:
+        """How training multiplies, where that is less exact than the config's precision sounds; empty elsewhere."""
+        platform = self.devices[0].platform
+        if platform == "cpu" or (self.config.precision, self.config.products) != ("float32", "default"):
+            return ""
+        kind = "one bfloat16 pass" if platform == "tpu" else "TF32"
+        return f"training multiplies float32 in {kind} (products=highest: in float32); scoring in float32"
+
+    @property
     def plain(self) -> dict[str, Any]:
         """The config as JSON keeps it."""
         return schema.plain(self.config)

@@ -78,6 +78,8 @@ def _finish(experiment: Experiment, folder: pathlib.Path, display: Display) -> d
     display.header(**experiment.summary, folder=str(folder))
     for warning in experiment.dataset.warnings:
         display.warning(warning)
+    if experiment.multiplied:
+        display.line(experiment.multiplied)
     if hosts.count() > 1:
         described = workdir.describe_data(experiment)
         hosts.check_same({f"data.{part}": sha256 for part, sha256 in described["sha256"].items()})

@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from advjax import data, fields, hosts, methods, parallel, plugins
+from advjax import compiling, data, fields, hosts, methods, parallel, plugins
 from advjax.errors import InputError, unknown, within
 from advjax.fields import (
     SEED,
@@ -59,6 +59,7 @@ SHARED = (
     "hosts_timeout",
     "parallel",
     "precision",
+    "products",
     "data",
     "evaluation",
     "log",
@@ -239,6 +240,12 @@ class Config(Group):
     )
     hosts_timeout: float = field(60.0, above(0), "seconds after which a silent process is gone, and all others end")
     precision: str = field("float32", one_of("float32", "bfloat16", kind="precision"), "of the activations")
+    products: str = field(
+        "default",
+        one_of(*compiling.PRECISIONS, kind="precision"),
+        "how accelerators multiply float32 in training: default is one bfloat16 pass on a TPU and TF32 on NVIDIA, high "
+        "three passes or TF32, highest float32; scoring always takes highest",
+    )
     batch_norm: str = field("global", one_of("global", "device"), "statistics over the whole batch, or per device")
     on_divergence: str = field(
         "stop", one_of("stop", "rollback"), "when the loss is not finite: stop, or go back and halve the learning rate"

@@ -33,7 +33,12 @@ def make_trainer(experiment: Experiment, rollbacks: int = 0) -> Trainer:
     """The experiment's training steps; with a learning rate that was halved so many times."""
     config, optimizer = experiment.config, experiment.optimizer
     step = StepConfig(
-        experiment.dataset.num_classes, config.epochs, config.seed, config.data.augment, config.batch_norm
+        experiment.dataset.num_classes,
+        config.epochs,
+        config.seed,
+        config.data.augment,
+        config.batch_norm,
+        config.products,
     )
     if rollbacks:
         factor = 0.5**rollbacks

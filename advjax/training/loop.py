@@ -209,7 +209,7 @@ class Trainer:
         course = Course(self.config.seed, len(train.label), batch_size, self.config.epochs, first)
         shape = train.image.shape[1:]
         if not train.in_memory:
-            check_streams(self.method, self.config.epochs)
+            check_streams(self.method, self.config.epochs, self.config.augment, extra is not None)
         with closing(
             self._resident(train, course, extra, ratio) if train.in_memory else self._sent(train, course, workers)
         ) as rest:
@@ -334,8 +334,11 @@ def check_augment(method: Method, kind: str) -> None:
         )
 
 
-def check_streams(method: Method, epochs: int) -> None:
-    """Raises `InputError` if a method goes over the images again after an epoch, which images that stream do not allow."""
+def check_streams(method: Method, epochs: int, augment: str = "none", extra: bool = False) -> None:
+    """Raises `InputError` for what images that stream do not allow: a method that goes over them again after an epoch,
+    augmentation that cuts from one image into another, extra images."""
+    if extra or split_cutmix(augment)[1]:
+        raise InputError(f"must be in memory: they are joined with {'extra' if extra else 'other'} images", "train")
     for epoch in range(epochs):
         if names := method.recomputed(method.phase(epoch, epochs)):
             raise InputError(f"must be in memory: after an epoch the method sees all again, for {names[0]}", "train")

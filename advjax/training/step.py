@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advjax import fields, parallel
+from advjax import compiling, fields, parallel
+from advjax.compiling import PRECISIONS
 from advjax.data import KINDS, augment, cutmix, from_rows, parse_augment, split_cutmix
 from advjax.errors import InputError
 from advjax.fields import SEED, Parsed, at_least, field, one_of
@@ -88,6 +90,7 @@ class StepConfig:
         augment: kind of augmentation, `advjax.data.augment`.
         batch_norm: `"global"`: statistics over the whole batch, so that one device equals four; `"device"`: over each
             device's share.
+        products: how accelerators multiply float32, `advjax.compiling.products`.
     """
 
     num_classes: int = field(10, at_least(1), "number of classes")
@@ -95,6 +98,7 @@ class StepConfig:
     seed: int = field(0, SEED, "root of all randomness")
     augment: str = field("none", Parsed(parse_augment, ", ".join(KINDS)), "of the training images")
     batch_norm: str = field("global", one_of("global", "device"), "whose share of the batch BatchNorm normalises over")
+    products: str = field("default", one_of(*PRECISIONS, kind="precision"), "how accelerators multiply float32")
 
     def __post_init__(self) -> None:
         fields.check(self)
@@ -123,6 +127,7 @@ def make_step(
         InputError: when traced, a batch without the views that the method wants.
     """
 
+    @_multiplied(config)
     def step(state: TrainState, frozen: Mapping[str, Any], batch: Batch, epoch: jax.Array, unseen: Any = None):
         if len(batch.views) != method.views - 1:
             raise InputError(f"must be {method.views - 1} beside the image, they are {len(batch.views)}", "batch.views")
@@ -221,6 +226,7 @@ def make_epoch_end(
         image_shape: (H, W, C) of the images in `data`.
     """
 
+    @_multiplied(config)
     def end(state: TrainState, frozen: Mapping[str, Any], data: Data, order: Order) -> TrainState:
         steps = len(order.rows)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), _END)
@@ -248,6 +254,20 @@ def make_epoch_end(
         )
 
     return end
+
+
+def _multiplied(config: StepConfig) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Has a step's products traced with the precision that the config names."""
+
+    def decorate(step):
+        @functools.wraps(step)
+        def traced(*args):
+            with compiling.products(config.products):
+                return step(*args)
+
+        return traced
+
+    return decorate
 
 
 def _gathered(

@@ -6,11 +6,9 @@ inner activations 2 more: a PGD step is 2 passes, a training step 3, PGD-K adver
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
+from advjax.aot.arithmetic import flops as flops
 
 
 class Passes(NamedTuple):
@@ -59,41 +57,3 @@ PASSES: dict[str, Passes] = {
     "trades_awp": Passes(2, 15, 2),  # TRADES, and its loss on the proxy 7, a forward merged in each
     "dynat:cifar10-awp": Passes(2, 17),  # p(x) 1, labels 1, guide 3, target 3 + 3, proxy 3 + 3
 }
-
-
-def flops(function: Callable[..., Any], *args: Any) -> float:
-    """Floating-point operations of the convolutions and matrix products of a function, loops counted in full.
-
-    A multiplication and an addition count as 2; zeros that a strided convolution's gradient inserts do not count, zeros
-    of the padding do, as usual. What XLA merges or leaves out is not known here.
-
-    Args:
-        function: what `jax.make_jaxpr` can trace.
-        *args: its arguments, or their shapes.
-    """
-    return _flops(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _flops(jaxpr: Any) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "conv_general_dilated":
-            kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
-            taps = math.prod(kernel[d] for d in numbers.rhs_spec[1:])
-            total += 2 * equation.outvars[0].aval.size * taps / math.prod(params["lhs_dilation"])
-        elif name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            shared = math.prod(equation.invars[0].aval.shape[d] for d in contracted)
-            total += 2 * equation.outvars[0].aval.size * shared
-        else:
-            inner = sum(_flops(getattr(value, "jaxpr", value)) for value in _jaxprs(params))
-            if inner and name in ("while", "cond"):
-                raise ValueError(f"the arithmetic inside a {name} depends on the data")
-            total += inner * params.get("length", 1) if name == "scan" else inner
-    return total
-
-
-def _jaxprs(params: dict[str, Any]) -> list[Any]:
-    values = [v for value in params.values() for v in (value if isinstance(value, (tuple, list)) else (value,))]
-    return [value for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]

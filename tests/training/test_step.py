@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import losses, models, parallel
+from advjax import compiling, losses, models, parallel
 from advjax.data import epoch_order
 from advjax.methods import Aux, Method, Natural, State
 from advjax.models.layers import TrainMode
-from advjax.training.step import Data
-from tests.helpers import CLASSES, Run, ToyNet, distance, toy_data
+from advjax.training.step import Data, make_indexed_step, make_step
+from tests.helpers import CLASSES, SHAPE, Run, ToyNet, distance, toy_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,3 +184,14 @@ def test_the_state_is_donated_and_passed_once():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
     initial, after = jax.tree.leaves(run.initial.params), jax.tree.leaves(run._state.params)
     assert [leaf.shape for leaf in after] == [leaf.shape for leaf in initial]
+
+
+@pytest.mark.parametrize("products", ["default", "highest"])
+def test_accelerators_multiply_as_the_config_says(products):
+    run = Run(Natural(), modules={"model": models.create("tiny_cnn", CLASSES, width=4)})
+    config = dataclasses.replace(run.config, products=products)
+    step = make_step(run.method, run.modules, run.optimizer, config, None)
+    program = parallel.map_step(make_indexed_step(step, config, SHAPE), run.devices)
+    with compiling.target("tpu"):
+        traced = str(jax.make_jaxpr(program)(run.state, {}, run.rows, run.order()))
+    assert ("Precision.HIGHEST" in traced) == (products == "highest")

@@ -75,7 +75,7 @@ def run_alone(
     goal = y if target is None else jnp.asarray(target, jnp.int32)
     e = Example(x, y, eps, default_ids(ids, n), jnp.full(n, trial, jnp.int32), goal)
     oracle = Oracle(problem.logits_fn, non_finite=non_finite)
-    with compiling.for_arrays(x, key):
+    with compiling.for_arrays(x, key), compiling.products("highest"):
         return repeat(attack, attack.ticks, _begin(attack, e, key), e, oracle, key)
 
 
@@ -140,7 +140,7 @@ class _Batch:
     def advance(self) -> list[Attempt]:
         """Runs until the next look, never past the end of the row that is furthest; what is settled since."""
         steps = min(self.attack.chunk, self.attack.ticks - int(self.ticks[self.running].max()))
-        self.state = repeat(self.body, steps, self.state, self.examples, self.oracle, self.key)
+        self.state = repeat(self.body, steps, self.state, self.examples, self.oracle, self.key, donate=True)
         self.ticks, done, success = jax.device_get((self.state.ticks, self.state.done, self.state.success))
         rows = np.flatnonzero(self.running & done)
         if not len(rows):

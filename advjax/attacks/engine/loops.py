@@ -25,9 +25,13 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-@partial(compiling.jit, static_argnums=0)
-def _on_device(body: Callable[..., Any], steps: int, carry: Any, args: tuple) -> Any:
+def _loop(body: Callable[..., Any], steps: int, carry: Any, args: tuple) -> Any:
     return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
+
+
+# `repeat` as one program of an accelerator, whatever the number of steps; `in_place` takes the carry's memory.
+on_device = compiling.jit(_loop, static_argnums=0)
+in_place = compiling.jit(_loop, static_argnums=0, donate_argnums=2)
 
 
 @partial(compiling.jit, static_argnums=0)
@@ -35,7 +39,7 @@ def _one_step(body: Callable[..., Any], i: int, carry: Any, args: tuple) -> Any:
     return body(i, carry, *args)
 
 
-def repeat(body: Callable[..., Any], steps: int, carry: Any, *args: Any) -> Any:
+def repeat(body: Callable[..., Any], steps: int, carry: Any, *args: Any, donate: bool = False) -> Any:
     """`carry = body(i, carry, *args)` for i in 0..steps-1.
 
     Under a surrounding transformation, and on accelerators, this is one `fori_loop`. Called eagerly on CPU it is a host
@@ -48,6 +52,7 @@ def repeat(body: Callable[..., Any], steps: int, carry: Any, *args: Any) -> Any:
         steps: how often.
         carry: a pytree of fixed structure and shapes.
         *args: pytrees that every step reads.
+        donate: whether the caller is done with `carry`, whose memory a loop on the device then takes for the result.
 
     Returns:
         The last carry.
@@ -55,7 +60,7 @@ def repeat(body: Callable[..., Any], steps: int, carry: Any, *args: Any) -> Any:
     if is_traced(carry, args):
         return jax.lax.fori_loop(0, steps, lambda i, carry: body(i, carry, *args), carry)
     if compiling.platform() != "cpu":
-        return _on_device(body, steps, carry, args)
+        return (in_place if donate else on_device)(body, steps, carry, args)
     for i in range(steps):
         carry = _one_step(body, i, carry, args)
     return carry
