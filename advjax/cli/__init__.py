@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import io
 import logging
 import os
 import pathlib
@@ -53,8 +54,13 @@ def program(module: str) -> str:
 def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
     """Runs a command; bad input is one line and status 2, a failure a traceback and status 1."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without the letters of a path must not cost the run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         command(argv)
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -72,6 +78,9 @@ def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
         print(
             f"error: {error.filename or 'a file'}: {error.strerror or error}; the same command goes on", file=sys.stderr
         )
+        return 1
+    except MemoryError as error:
+        print(f"error: this machine has not enough memory: {error or 'none is left'}", file=sys.stderr)
         return 1
     except Exception:
         traceback.print_exc()

@@ -30,7 +30,8 @@ from advjax.runs.build import load_data
 from advjax.runs.display import Display
 from advjax.runs.evaluate import Subject, Surrogate, score, write_report
 from advjax.runs.networks import create_method
-from advjax.runs.workdir import read_config, sha256_of
+from advjax.runs.teachers import from_run
+from advjax.runs.workdir import read_config, sha256_of, unfinished
 
 
 def main(argv: list[str]) -> int:
@@ -90,7 +91,8 @@ def _run(argv: list[str]) -> None:
     subject, architecture = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:
-        surrogate = Surrogate(options.surrogate, advjax.logits_fn(*advjax.load_run(options.surrogate)))
+        network = from_run(pathlib.Path(options.surrogate), "--surrogate", dataset)
+        surrogate = Surrogate(options.surrogate, advjax.logits_fn(*network))
     examples = options.examples or len(dataset.test.label)
     test = data.Split(*(array[:examples] for array in dataset.test))
     out = pathlib.Path(options.out)
@@ -120,6 +122,7 @@ def _run(argv: list[str]) -> None:
         {subject.name: {"architecture": architecture, "params_sha256": subject.sha256}},
         results,
         data={"name": dataset.name, "test_sha256": sha256_of(dataset.test)},
+        doubts=[line for line in (unfinished(pathlib.Path(options.workdir)),) if line] if known else (),
     )
     write_report(out, report, display)
 

@@ -11,7 +11,6 @@ import jax
 
 from advjax import evaluate, models
 from advjax.data import Dataset, Split
-from advjax.errors import Stopped
 from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
 from advjax.evaluate.protocols import LogitsFn
 from advjax.files import write_atomically, write_json
@@ -82,8 +81,7 @@ def score(
         display.update(done, total)
         if interrupts and interrupts.signal:
             display.stop()
-            said = f"stopped by {interrupts.name} during the evaluation; the same command goes on where it was"
-            raise Stopped(interrupts.signal, said)
+            interrupts.obey("the evaluation")
 
     def on_done(attack: Attack, outcome: Outcome) -> None:
         display.stop()
@@ -194,7 +192,10 @@ def evaluate_experiment(
             *experiment.dataset.warnings,
             *damaged,
             *teachers.doubts(known, experiment.dataset.num_classes),
-            *(f"{place.name}: it was damaged, and the checkpoint before it used" for place in put_aside(workdir)),
+            *(
+                f"{place.relative_to(workdir)}: it was damaged, and the checkpoint before it used"
+                for place in put_aside(workdir)
+            ),
         ],
         peers=experiment.method.interchangeable,
     )
@@ -221,9 +222,8 @@ def _surrogate(experiment: Experiment) -> Surrogate | None:
     name = experiment.config.evaluation.surrogate
     if not name:
         return None
-    if name in experiment.frozen:
-        return Surrogate(name, models.logits_fn(experiment.modules[name], experiment.frozen[name]))
-    return Surrogate(name, models.logits_fn(*load_run(name)))
+    network = experiment.surrogate or (experiment.modules[name], experiment.frozen[name])
+    return Surrogate(name, models.logits_fn(*network))
 
 
 def write_report(folder: pathlib.Path, report: dict[str, Any], display: Display) -> None:

@@ -22,7 +22,7 @@ from advjax.runs.experiment import Experiment, Teacher
 from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
 from advjax.runs.schema import Config
-from advjax.runs.teachers import epochs_done, near_chance
+from advjax.runs.teachers import near_chance
 from advjax.runs.train import state_bytes, train
 
 TEACHERS = "teachers.json"
@@ -94,7 +94,7 @@ def prepare_teachers(
                 f"({known[role]['source']}), now it is {sha256[:12]}: choose another --workdir, or the same teacher"
             )
         if role not in known:
-            known[role] = _measure(teacher, sha256, experiment, display)
+            known[role] = _measure(teacher, sha256, experiment, display, interrupts or Interrupts())
             write_json(folder / TEACHERS, known)
         ready[name] = teacher
     return experiment._replace(teachers=ready), known
@@ -103,7 +103,7 @@ def prepare_teachers(
 def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupts: Interrupts | None) -> Teacher:
     training, place = teacher.training, folder / teacher.source
     config = training.config
-    if epochs_done(place) < config.epochs:
+    if workdir.epochs_done(place) < config.epochs:
         display.line(
             f"teacher {teacher.role}: none is given (teachers.{teacher.role}.path), so it is trained first: "
             f"{config.method['name']}, {teacher.architecture}, {config.epochs} epochs, in {place}"
@@ -114,7 +114,9 @@ def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupt
     return teacher._replace(module=module, variables=variables)
 
 
-def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Display) -> dict[str, Any]:
+def _measure(
+    teacher: Teacher, sha256: str, experiment: Experiment, display: Display, interrupts: Interrupts
+) -> dict[str, Any]:
     """What the report says of a teacher. Its accuracies are those on the first test images."""
     test = Split(*(array[:TEACHER_EXAMPLES] for array in experiment.dataset.test))
     evaluation, logits_fn = experiment.config.evaluation, models.logits_fn(teacher.module, teacher.variables)
@@ -127,6 +129,7 @@ def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Dis
             seed=evaluation.seed,
             batch_size=evaluation.batch_size,
             devices=experiment.devices,
+            progress=lambda done, total: interrupts.obey(f"the measurement of teacher {teacher.role}"),
         )
         accuracy[each.name] = outcome.accuracy
         if each.name == "clean" and outcome.accuracy <= near_chance(experiment.dataset.num_classes):

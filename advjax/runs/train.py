@@ -26,13 +26,19 @@ from advjax.training.checkpoints import Damaged
 from advjax.training.state import TrainState
 
 MOST_ROLLBACKS = 5
+UNVALIDATED = "unvalidated"  # of a checkpoint after the last step of an epoch whose end is still to come
 
 
 def make_trainer(experiment: Experiment, rollbacks: int = 0) -> Trainer:
     """The experiment's training steps; with a learning rate that was halved so many times."""
     config, optimizer = experiment.config, experiment.optimizer
     step = StepConfig(
-        experiment.dataset.num_classes, config.epochs, config.seed, config.data.augment, config.batch_norm
+        experiment.dataset.num_classes,
+        config.epochs,
+        config.seed,
+        config.data.augment,
+        config.batch_norm,
+        config.microbatches,
     )
     if rollbacks:
         factor = 0.5**rollbacks
@@ -89,7 +95,7 @@ def train(
     try:
         while True:
             point = _resume(experiment, checkpoints, workdir, display)
-            if point.step >= config.epochs * experiment.steps_per_epoch:
+            if point.step >= config.epochs * experiment.steps_per_epoch and not point.note.get(UNVALIDATED):
                 return
             rollbacks = max(rollbacks, point.note.get("rollbacks", 0))
             try:
@@ -167,14 +173,17 @@ class _Training:
         self.saved_at = time.perf_counter()
         self._begin_epoch()
         self.display.start("training", config.epochs * self.per_epoch, point.step)
+        placed = trainer.place(point.state)
         steps = trainer.steps(
-            trainer.place(point.state),
+            placed,
             experiment.dataset.train,
             config.batch_size,
             first=point.step,
             frozen=trainer.place(experiment.frozen),
         )
         try:
+            if point.note.get(UNVALIDATED):
+                self._end_epoch(point.step, placed)
             for step, state, metrics in steps:
                 self._take(step, state, metrics)
                 if step % self.per_epoch == 0:
@@ -244,10 +253,16 @@ class _Training:
     def _end_epoch(self, step: int, state: TrainState) -> None:
         """Validation where it is due, the record, the checkpoint."""
         experiment, config, epoch = self.experiment, self.experiment.config, step // self.per_epoch
+        totals = self.meter.totals()
         record = self._record(step, self.meter)
         self._check_all(step, state)
         if epoch == config.epochs or epoch % config.validation.every == 0:
-            record |= validate(experiment, state.params, state.stats)
+            try:
+                record |= validate(experiment, state.params, state.stats, self.interrupts)
+            except Stopped:
+                self._save(step, state, {"totals": totals, UNVALIDATED: True})
+                self.checkpoints.wait()
+                raise
         record["seconds"] = round(time.perf_counter() - self.started, 3)
         # The record before the checkpoint: a crash between the two leaves a line too many, which resuming cuts.
         self.log.write(record)
@@ -287,11 +302,16 @@ def _note(averages: Mapping[str, float]) -> str:
     return "  ".join(text.format(averages[name]) for name, text in shown.items() if name in averages)
 
 
-def validate(experiment: Experiment, params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, float]:
+def validate(
+    experiment: Experiment, params: Mapping[str, Any], stats: Mapping[str, Any], interrupts: Interrupts
+) -> dict[str, float]:
     """Clean and robust accuracy on the validation split and on as many training images, both unaugmented.
 
     Of the first network that the method evaluates; of further ones under `NAME.`. The attack is PGD with
     `validation.steps` steps of eps/4 from a uniform start.
+
+    Raises:
+        Stopped: a signal came; nothing is known yet.
     """
     config, eps = experiment.config, experiment.eps
     robust = pgd_attack("validation", norm=experiment.norm, eps=eps, steps=config.validation.steps, step_size=eps / 4)
@@ -313,6 +333,7 @@ def validate(experiment: Experiment, params: Mapping[str, Any], stats: Mapping[s
                     seed=config.seed,
                     batch_size=config.evaluation.batch_size,
                     devices=experiment.devices,
+                    progress=lambda done, total: interrupts.obey("the validation"),
                 )
                 record[f"{prefix}{part}_{kind}_accuracy"] = outcome.accuracy
     return record

@@ -78,7 +78,7 @@ class Checkpoints:
         return max(scored, key=lambda step: (scored[step], step)) if scored else None
 
     def save(self, step: int, state: Any, score: float | None = None, note: Mapping[str, Any] | None = None) -> None:
-        """Saves in the background; the arrays are copied before this returns.
+        """Saves in the background, in place of one of the same number; the arrays are copied before this returns.
 
         Args:
             step: steps done.
@@ -92,6 +92,9 @@ class Checkpoints:
         self._index = {number: entry for number, entry in self._index.items() if number in kept}
         write_json(self._folder.parent / INDEX, self._index)
         metrics = None if score is None else {SCORE: score}
+        if step in self._manager.all_steps():
+            self._manager.wait_until_finished()
+            self._manager.delete(step)
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def note_of(self, step: int) -> Mapping[str, Any]:

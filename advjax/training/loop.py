@@ -24,7 +24,16 @@ from advjax.data import Split, epoch_order, to_float, to_rows
 from advjax.errors import InputError
 from advjax.methods.base import Batch, Method
 from advjax.training.state import TrainState, create_state
-from advjax.training.step import Data, Metrics, Order, StepConfig, make_epoch_end, make_indexed_step, make_step
+from advjax.training.step import (
+    Data,
+    Metrics,
+    Order,
+    StepConfig,
+    check_microbatches,
+    make_epoch_end,
+    make_indexed_step,
+    make_step,
+)
 
 
 class Trainer:
@@ -55,6 +64,7 @@ class Trainer:
         for name in (*method.trained, *method.frozen, *method.averaged):
             if name not in modules:
                 raise InputError(f"must have the method's network {name!r}, they are {sorted(modules)}", "modules")
+        check_microbatches(method, config.microbatches, 0, 1)
         self.method, self.modules, self.optimizer, self.config = method, modules, optimizer, config
         self.devices = list(devices) if devices is not None else parallel.local_devices()
         self.mapping = mapping
@@ -120,6 +130,7 @@ class Trainer:
         """
         count = len(labels)  # type: ignore[arg-type]
         parallel.check_batch_size(count, self.devices)
+        check_microbatches(self.method, self.config.microbatches, count, len(self.devices))
         if self.method.views > 1:
             raise InputError(
                 f"must be one that sees one view of an image, {type(self.method).__name__} sees more", "method"
