@@ -37,12 +37,12 @@ class Ended(NamedTuple):
 def load() -> None:
     """Imports what every command needs; no device may be touched before the last fork."""
     import advjax
-    import advjax.cli.run  # noqa: F401
+    import advjax.cli.run
 
     advjax.data.load("digits")
 
 
-def command(argv: list[str], disturb: Callable[[int], None] = lambda process: None, limit: float = 600.0) -> Ended:
+def command(argv: list[str], disturb: Callable[[int], None] = lambda process: None, limit: float = 3600.0) -> Ended:
     """Runs `experiments.NAME ARGUMENT ...` in a process of its own.
 
     Args:

@@ -21,9 +21,10 @@ import random
 import shutil
 import signal
 import sys
+import time
 from typing import Any
 
-from experiments.soak.common import Ended, command, is_running, load, mounted, unmount
+from experiments.soak.common import Ended, command, is_running, load, mounted, unmount, work_of
 
 METHODS = {
     "bmtard": ("--config.teachers.clean.train.epochs=6", "--config.teachers.robust.train.epochs=6"),
@@ -92,9 +93,8 @@ class Soak:
 
     def argv(self, method: str, workdir: pathlib.Path) -> list[str]:
         """The command line of a run."""
-        cache = f"--config.compilation_cache={self.out / 'programs'}"
         config = f"--config=experiments/configs/{method}.py:digits"
-        return ["run", config, f"--workdir={workdir}", cache, *BUDGET, *METHODS[method]]
+        return ["run", config, f"--workdir={workdir}", *BUDGET, *METHODS[method]]
 
     def in_peace(self, method: str) -> tuple[Any, float]:
         """What an undisturbed run leaves, and the processor's seconds that it takes with its programs compiled."""
