@@ -253,9 +253,9 @@ def _plain(option: str, value: Any, default: Any) -> Any:
         )
     if option == "dropout" and not 0 <= value < 1:
         raise InputError(f"{option} must be at least 0 and below 1, not {shown(value)}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and option != "dropout":
-        if not 0 < value <= _LARGEST:
-            raise InputError(f"{option} must be positive and at most {_LARGEST:,}, not {shown(value)}")
+    counted = isinstance(value, (int, float)) and not isinstance(value, bool) and option != "dropout"
+    if counted and not 0 < value <= _LARGEST:
+        raise InputError(f"{option} must be positive and at most {_LARGEST:,}, not {shown(value)}")
     return type(default)(value)
 
 

@@ -14,7 +14,7 @@ from advjax.data import Dataset, Split
 from advjax.evaluate import Attack, Outcome, params_sha256, per_example, result_row, run_protocol
 from advjax.evaluate.protocols import LogitsFn
 from advjax.files import write_atomically, write_json
-from advjax.runs import schema, teachers
+from advjax.runs import memory, schema, teachers
 from advjax.runs.display import Display
 from advjax.runs.experiment import Experiment
 from advjax.runs.interrupts import Interrupts
@@ -101,20 +101,21 @@ def score(
         rows.append(row)
         display.line(f"{where}: {attack.name:<14} {row['accuracy']:7.2%}  of {row['n']} images")
 
-    outcomes = run_protocol(
-        subject.logits_fn,
-        attacks,
-        split,
-        directory=directory,
-        network_hash=subject.sha256,
-        surrogate=surrogate.logits_fn if surrogate else None,
-        on_start=on_start,
-        on_done=on_done,
-        seed=seed,
-        batch_size=batch_size,
-        devices=devices,
-        progress=progress,
-    )
+    with memory.enough(memory.for_evaluation(batch_size)):
+        outcomes = run_protocol(
+            subject.logits_fn,
+            attacks,
+            split,
+            directory=directory,
+            network_hash=subject.sha256,
+            surrogate=surrogate.logits_fn if surrogate else None,
+            on_start=on_start,
+            on_done=on_done,
+            seed=seed,
+            batch_size=batch_size,
+            devices=devices,
+            progress=progress,
+        )
     lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
     write_atomically(directory / f"examples-{protocol}.jsonl", lines)
     left_out = [attack.name for attack in attacks if attack.name not in outcomes]

@@ -14,7 +14,7 @@ from advjax.data import Split
 from advjax.errors import InputError
 from advjax.evaluate import attack_dataset, clean, params_sha256, pgd_steps
 from advjax.files import read_json, write_json
-from advjax.runs import compilation_cache, plots, schema, workdir
+from advjax.runs import compilation_cache, memory, plots, schema, workdir
 from advjax.runs.build import build
 from advjax.runs.display import Display
 from advjax.runs.evaluate import evaluate_experiment, write_report
@@ -122,15 +122,16 @@ def _measure(
     evaluation, logits_fn = experiment.config.evaluation, models.logits_fn(teacher.module, teacher.variables)
     attack, accuracy = pgd_steps(20, experiment.norm, experiment.eps), {}
     for each in (clean(), attack):
-        outcome = attack_dataset(
-            logits_fn,
-            each,
-            test,
-            seed=evaluation.seed,
-            batch_size=evaluation.batch_size,
-            devices=experiment.devices,
-            progress=lambda done, total: interrupts.obey(f"the measurement of teacher {teacher.role}"),
-        )
+        with memory.enough(memory.for_evaluation(evaluation.batch_size)):
+            outcome = attack_dataset(
+                logits_fn,
+                each,
+                test,
+                seed=evaluation.seed,
+                batch_size=evaluation.batch_size,
+                devices=experiment.devices,
+                progress=lambda done, total: interrupts.obey(f"the measurement of teacher {teacher.role}"),
+            )
         accuracy[each.name] = outcome.accuracy
         if each.name == "clean" and outcome.accuracy <= near_chance(experiment.dataset.num_classes):
             raise InputError(

@@ -16,6 +16,7 @@ from advjax import models
 from advjax.data import Split
 from advjax.errors import InputError, Stopped
 from advjax.evaluate import attack_dataset, clean, pgd_attack
+from advjax.runs import memory
 from advjax.runs.build import create_optimizer
 from advjax.runs.display import Display, summary
 from advjax.runs.experiment import Experiment
@@ -86,7 +87,8 @@ def train(
         interrupts: says when to stop; a step is finished and saved first.
 
     Raises:
-        InputError: the loss is not finite, and going back is not asked for or did not help; no checkpoint can be read.
+        InputError: the loss is not finite, and going back is not asked for or did not help; no checkpoint can be read;
+            the device's memory ran out.
         Stopped: by a signal.
     """
     config, rollbacks = experiment.config, 0
@@ -99,7 +101,8 @@ def train(
                 return
             rollbacks = max(rollbacks, point.note.get("rollbacks", 0))
             try:
-                return _Training(experiment, checkpoints, workdir, display, interrupts, rollbacks).run(point)
+                with memory.enough(memory.for_training(config)):
+                    return _Training(experiment, checkpoints, workdir, display, interrupts, rollbacks).run(point)
             except Diverged as error:
                 checkpoints.wait()
                 place = f"step {checkpoints.last}" if checkpoints.last else "the beginning"
@@ -326,14 +329,15 @@ def validate(
         prefix = f"{network}." if number else ""
         for part, split in splits.items():
             for kind, attack in (("clean", clean()), ("robust", robust)):
-                outcome = attack_dataset(
-                    logits_fn,
-                    attack,
-                    split,
-                    seed=config.seed,
-                    batch_size=config.evaluation.batch_size,
-                    devices=experiment.devices,
-                    progress=lambda done, total: interrupts.obey("the validation"),
-                )
+                with memory.enough(memory.for_evaluation(config.evaluation.batch_size)):
+                    outcome = attack_dataset(
+                        logits_fn,
+                        attack,
+                        split,
+                        seed=config.seed,
+                        batch_size=config.evaluation.batch_size,
+                        devices=experiment.devices,
+                        progress=lambda done, total: interrupts.obey("the validation"),
+                    )
                 record[f"{prefix}{part}_{kind}_accuracy"] = outcome.accuracy
     return record
