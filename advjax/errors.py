@@ -52,7 +52,10 @@ def shown(value: object) -> str:
     """How a message shows a value: not all of what may be a novel, or a number of more digits than Python writes."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of {value.bit_length()} bits"
-    text = reprlib.repr(value) if isinstance(value, (Mapping, list, tuple, set)) else repr(value)
+    try:
+        text = reprlib.repr(value) if isinstance(value, (Mapping, list, tuple, set)) else repr(value)
+    except Exception:  # such a number inside, or an object that cannot say what it is
+        return f"a {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

@@ -50,7 +50,10 @@ def make_writers(names: Sequence[str]) -> list[type[Writer]]:
     Raises:
         InputError: no such class.
     """
-    found = [plugins.resolve(name, "writer") for name in names]
+    try:
+        found = [plugins.resolve(name, "writer") for name in names]
+    except InputError as error:
+        raise InputError(f"log.writers: {error}") from None
     for name, cls in zip(names, found, strict=True):
         if not all(hasattr(cls, each) for each in ("write", "close")):
             raise InputError(f"must have the methods write and close, {name} has not", "log.writers")

@@ -1,1 +1,1 @@
-"""Long trials of what the tests try briefly: faults at random moments, and whole command lines with wrong input."""
+"""Trials that take too long for the test suite: each says what it found, and exits with 1 if that is not as it should be."""
