@@ -53,7 +53,8 @@ def program(module: str) -> str:
 
 def guarded(command: Callable[[list[str]], None], argv: list[str]) -> int:
     """Runs a command; bad input is one line and status 2, a failure a traceback and status 1."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What Orbax's threads log as an error is raised, too, and said in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     for stream in (sys.stdout, sys.stderr):
         # A terminal without the letters of a path must not cost the run.
         if isinstance(stream, io.TextIOWrapper):

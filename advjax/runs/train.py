@@ -189,15 +189,16 @@ class _Training:
                 self._end_epoch(point.step, placed)
             for step, state, metrics in steps:
                 self._take(step, state, metrics)
+                stop = self.interrupts.signal
                 if step % self.per_epoch == 0:
                     self._end_epoch(step, state)
-                elif self.interrupts.signal or self._due():
+                elif stop or self._due():
                     self._check_all(step, state)
                     self._save(step, state, {"totals": self.meter.totals()})
-                if self.interrupts.signal:
+                if stop:
                     self.checkpoints.wait()
                     raise Stopped(
-                        self.interrupts.signal,
+                        stop,
                         f"stopped by {self.interrupts.name} after step {step}, which is saved; the same command goes on",
                     )
         finally:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -85,6 +88,9 @@ class Checkpoints:
             state: a pytree of arrays.
             score: accuracy on the validation split, if there is one.
             note: plain values to be found again (`note_of`).
+
+        Raises:
+            OSError: it, or what was saved before, could not be written.
         """
         # The hash before the checkpoint: killed in between, there is a hash too many, which nobody asks for.
         self._index[str(step)] = {"sha256": sha256(state), **(note or {})}
@@ -92,10 +98,11 @@ class Checkpoints:
         self._index = {number: entry for number, entry in self._index.items() if number in kept}
         write_json(self._folder.parent / INDEX, self._index)
         metrics = None if score is None else {SCORE: score}
-        if step in self._manager.all_steps():
-            self._manager.wait_until_finished()
-            self._manager.delete(step)
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        with self._writing():
+            if step in self._manager.all_steps():
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def note_of(self, step: int) -> Mapping[str, Any]:
         """What was noted with a checkpoint."""
@@ -145,13 +152,32 @@ class Checkpoints:
         self._manager.reload()
 
     def wait(self) -> None:
-        """Waits for what is being saved."""
-        self._manager.wait_until_finished()
+        """Waits for what is being saved.
+
+        Raises:
+            OSError: it, or what was saved before, could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for what is being saved."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """`wait`, for the last time."""
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Makes one kind of error of all that a full, lost or write-protected disk raises in the libraries below."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            number = int(found[1]) if found else errno.EIO
+            said = os.strerror(number) if found else " ".join(str(error).split())[:200]
+            raise OSError(number, said, str(self._folder)) from error
 
 
 def sha256(state: Any) -> str:
