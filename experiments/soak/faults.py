@@ -27,12 +27,12 @@ from typing import Any
 from experiments.soak.common import Ended, command, is_running, load, mounted, unmount, work_of
 
 METHODS = {
-    "bmtard": ("--config.teachers.clean.train.epochs=6", "--config.teachers.robust.train.epochs=6"),
+    "bmtard": ("--config.teachers.clean.train.epochs=5", "--config.teachers.robust.train.epochs=5"),
     "sglr": (),
     "mat": (),
 }
 BUDGET = (
-    "--config.epochs=4",
+    "--config.epochs=3",
     "--config.batch_size=100",
     "--config.data.examples=400",
     "--config.attack.steps=2",
