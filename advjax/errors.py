@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
 
 
 class InputError(ValueError):
@@ -55,6 +56,17 @@ def within(prefix: str) -> Iterator[None]:
         raise InputError(error.tail, prefix + error.field) from None
 
 
+def shown(value: object) -> str:
+    """How a message shows a value: not all of what may be a novel, or a number of more digits than Python writes."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        text = reprlib.repr(value) if isinstance(value, (Mapping, list, tuple, set)) else repr(value)
+    except Exception:  # such a number inside, or an object that cannot say what it is
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str], field: str | None = None) -> InputError:
     """An `InputError` for a name that no registry holds: the nearest names, and all there are unless they are many.
 
@@ -66,8 +78,8 @@ def unknown(kind: str, name: object, allowed: Iterable[str], field: str | None =
     """
     allowed = sorted(allowed)
     article = "an" if kind[0] in "aeiou" else "a"
-    near = difflib.get_close_matches(str(name), allowed, n=3, cutoff=0.5)
-    start = f"unknown {kind} {name!r}" if field is None else f"must be {article} {kind}, it is {name!r}"
+    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5) if isinstance(name, str) else []
+    start = f"unknown {kind} {shown(name)}" if field is None else f"must be {article} {kind}, it is {shown(name)}"
     if near and len(allowed) > 24:
         return InputError(f"{start}; did you mean {', '.join(near)}?", field)
     hint = f"did you mean {', '.join(near)}? " if near else ""

@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from advjax import numbers
-from advjax.errors import InputError, unknown
+from advjax.errors import InputError, shown, unknown
+
+# A group inside a group inside ...: no config is deeper, a mapping that contains itself is.
+_DEPTH = 16
 
 # A number that people write as a fraction: 8/255 stays text until it is computed with.
 Number = numbers.Number
@@ -148,24 +151,49 @@ def coerced(value: Any, kind: Any, name: str) -> Any:
     if kind is bool:
         return _expect(value, isinstance(value, bool), "true or false", name)
     if kind is int:
-        return _expect(value, isinstance(value, int) and not isinstance(value, bool), "a whole number", name)
+        _expect(value, isinstance(value, int) and not isinstance(value, bool), "a whole number", name)
+        return _expect(value, _fits(value), "a whole number of at most 64 bits", name)
     if kind is float:
         real = isinstance(value, (int, float)) and not isinstance(value, bool)
         return float(_expect(value, real and abs(value) < 2**1023 and math.isfinite(value), "a finite number", name))
     if kind is str:
-        return _expect(value, isinstance(value, str), "text", name)
+        return _expect(value, isinstance(value, str) and "\0" not in value, "text", name)
     if kind == Number:
         numbers.number(value, name)
         return value
     if kind is dict:
-        return with_tuples(_expect(value, isinstance(value, Mapping), "a group of fields", name))
+        return plain(_expect(value, isinstance(value, Mapping), "a group of fields", name), name)
     if kind is tuple or typing.get_origin(kind) is tuple:
         _expect(value, isinstance(value, (list, tuple)), "a list", name)
         inner = typing.get_args(kind)
-        return tuple(coerced(each, inner[0], name) if inner else each for each in value)
+        return tuple(coerced(each, inner[0], name) if inner else plain(each, name) for each in value)
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return _first_fitting(value, typing.get_args(kind), name)
     return value
+
+
+def plain(value: Any, name: str, depth: int = 0) -> Any:
+    """`value` with tuples in place of lists, which JSON does not tell apart: what a field of no fixed type may be.
+
+    Raises:
+        InputError: it is, or holds, neither nothing, a truth value, a finite number, text, a list nor a group of fields
+            with names; `name` is the field, and the one inside is named with it.
+    """
+    if isinstance(value, Mapping) and depth < _DEPTH:
+        for each in value:
+            _expect(each, isinstance(each, str), "fields whose names are text", name)
+        return {each: plain(inner, f"{name}.{each}", depth + 1) for each, inner in value.items()}
+    if isinstance(value, (list, tuple)) and depth < _DEPTH:
+        return tuple(plain(each, name, depth + 1) for each in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return coerced(value, int, name)
+    right = value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value))
+    right = right or (isinstance(value, str) and "\0" not in value)
+    return _expect(value, right, "a finite number, text, true or false, or a list or a group of these", name)
+
+
+def _fits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
 
 
 def _first_fitting(value: Any, kinds: tuple[Any, ...], name: str) -> Any:
@@ -179,7 +207,7 @@ def _first_fitting(value: Any, kinds: tuple[Any, ...], name: str) -> Any:
 
 def _expect(value: Any, right: bool, allowed: str, name: str) -> Any:
     if not right:
-        raise InputError(f"must be {allowed}, it is {value!r}", name)
+        raise InputError(f"must be {allowed}, it is {shown(value)}", name)
     return value
 
 
@@ -201,14 +229,7 @@ def obey(value: Any, rule: AnyRule, name: str) -> None:
         return
     for each in value if isinstance(value, tuple) else (value,):
         if not rule.holds(numbers.number(each, name) if isinstance(each, str) else each):
-            raise InputError(f"must be {rule.allowed}, it is {value!r}", name)
-
-
-def with_tuples(values: Any) -> Any:
-    """Nested plain values with tuples in place of lists, which JSON does not tell apart."""
-    if isinstance(values, Mapping):
-        return {name: with_tuples(value) for name, value in values.items()}
-    return tuple(map(with_tuples, values)) if isinstance(values, (list, tuple)) else values
+            raise InputError(f"must be {rule.allowed}, it is {shown(value)}", name)
 
 
 def allowed(rule: AnyRule) -> str:

@@ -20,6 +20,14 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file or folder of this name; False for names that no file can have, and where none may look."""
+    try:
+        return pathlib.Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a JSON file, indented."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from advjax.errors import InputError
+from advjax.errors import InputError, shown
 
 Number = float | int | str
 
@@ -25,7 +25,7 @@ def number(value: Number, field: str = "number") -> float:
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         result = float("nan")
     if not abs(result) < float("inf"):
-        raise InputError(f"must be a number or a fraction such as 8/255, it is {value!r}", field)
+        raise InputError(f"must be a number or a fraction such as 8/255, it is {shown(value)}", field)
     return result
 
 

@@ -41,14 +41,14 @@ class Run:
 
     def __init__(
         self, method, *, devices=1, batch_size=8, data=None, optimizer=None, phase=None, modules=None, frozen=None,
-        seed=0, batch_norm="global", given=None, epochs=1, mapping="pmap",
+        seed=0, batch_norm="global", given=None, epochs=1, mapping="pmap", microbatches=1,
     ):  # fmt: skip
         self.method, self.devices, self.seed, self.batch_size = method, jax.devices()[:devices], seed, batch_size
         self.data = data or toy_data()
         self.modules = modules or {n: ToyNet() for n in (*method.trained, *method.frozen, *method.averaged)}
         self.optimizer = optimizer or optax.sgd(0.1, 0.9)
         self.frozen = frozen or {}
-        self.config = StepConfig(CLASSES, epochs, seed, "none", batch_norm)
+        self.config = StepConfig(CLASSES, epochs, seed, "none", batch_norm, microbatches)
         state = create_state(
             method, self.modules, self.optimizer, seed, np.asarray(self.data.label), CLASSES, SHAPE, given
         )

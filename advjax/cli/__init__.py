@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import io
 import logging
 import os
 import pathlib
@@ -73,9 +74,16 @@ def display(quiet: bool, as_json: bool) -> Display:
 def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Runs a command, whose exit status is 0 unless it returns another; bad input is one line and status 2, a failure a
     traceback and status 1."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What Orbax's threads log as an error is raised, too, and said in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without the letters of a path must not cost the run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return command(argv) or 0
+        status = command(argv) or 0
+        sys.stdout.flush()
+        return status
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -96,6 +104,9 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
         print(
             f"error: {error.filename or 'a file'}: {error.strerror or error}; the same command goes on", file=sys.stderr
         )
+        return 1
+    except MemoryError as error:
+        print(f"error: this machine has not enough memory: {error or 'none is left'}", file=sys.stderr)
         return 1
     except Exception:
         traceback.print_exc()

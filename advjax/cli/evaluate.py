@@ -31,7 +31,8 @@ from advjax.runs import Config, compilation_cache, exhibits
 from advjax.runs.build import load_data
 from advjax.runs.evaluate import Subject, Surrogate, doubts, score, write_report
 from advjax.runs.networks import create_method
-from advjax.runs.workdir import check_place, read_config, sha256_of
+from advjax.runs.teachers import from_run
+from advjax.runs.workdir import check_place, read_config, sha256_of, unfinished
 
 
 def main(argv: list[str]) -> int:
@@ -108,7 +109,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     subject, architecture = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:
-        surrogate = Surrogate(options.surrogate, advjax.logits_fn(*advjax.load_run(options.surrogate)))
+        network = from_run(pathlib.Path(options.surrogate), "--surrogate", dataset)
+        surrogate = Surrogate(options.surrogate, advjax.logits_fn(*network))
     hosts.check_same({"the test set": sha256_of(dataset.test), "the network": subject.sha256})
     examples = options.examples or len(dataset.test.label)
     test = dataset.test.first(examples)
@@ -154,7 +156,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         {subject.name: {"architecture": architecture, "params_sha256": subject.sha256}},
         results,
         data={"name": dataset.name, "test_sha256": sha256_of(dataset.test)},
-        doubts=doubts(results, attacks, dataset.num_classes),
+        doubts=[
+            *doubts(results, attacks, dataset.num_classes),
+            *(line for line in (unfinished(pathlib.Path(options.workdir)) if known else None,) if line),
+        ],
     )
     if hosts.is_first():
         write_report(out, report, display)

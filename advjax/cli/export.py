@@ -23,6 +23,7 @@ from advjax.errors import InputError, unknown
 from advjax.evaluate import params_sha256
 from advjax.files import read_json, write_atomically
 from advjax.models import ImageClassifier, describe, save_torch
+from advjax.runs.workdir import unfinished
 from advjax.version import __version__
 
 FORMATS = {"torch": "weights.pt", "safetensors": "weights.safetensors", "orbax": "weights"}
@@ -64,6 +65,8 @@ def _command(argv: list[str]) -> None:
         checkpoint=arguments.checkpoint,
         sub_block1=arguments.sub_block1,
     )
+    if line := unfinished(pathlib.Path(arguments.workdir)):
+        print(f"warning: {line}")
     print(f"exported: {folder}")
 
 
@@ -102,7 +105,7 @@ def export(
         _write_weights(folder / FORMATS[format], format, module, variables, sub_block1)
         if definition:
             write_atomically(folder / "network.py", definition)
-        card = _card(module, variables, config, data, report, format, checkpoint, network)
+        card = _card(module, variables, config, data, report, format, checkpoint, network, unfinished(workdir))
         write_atomically(folder / "model_card.md", card)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None
@@ -170,6 +173,7 @@ def _card(
     format: str,
     checkpoint: str,
     network: str | None,
+    doubt: str,
 ) -> str:
     name, options = describe(module)
     call = ", ".join([repr(name), str(module.num_classes), *(f"{k}={v!r}" for k, v in options.items())])
@@ -183,6 +187,7 @@ def _card(
         f"- threat model: {attack['norm']}, epsilon {attack['eps']}",
         f"- checkpoint: {checkpoint}; written by advjax {__version__}",
         f"- SHA-256 of parameters and statistics: `{params_sha256(variables)}`",
+        *([f"- warning: {doubt}"] if doubt else []),
         "",
         "## Use",
         "",

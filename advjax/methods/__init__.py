@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advjax import plugins
-from advjax.errors import InputError, unknown, within
+from advjax.errors import InputError, shown, unknown, within
 from advjax.methods.adaad import AdaAD
 from advjax.methods.ard import ARD
 from advjax.methods.attack import TrainingAttack
@@ -167,6 +167,8 @@ def class_of(name: str) -> type[Method]:
     Raises:
         InputError: no method has that name.
     """
+    if not isinstance(name, str):
+        raise InputError(f"must be a method's name, it is {shown(name)}", "name")
     if name in METHODS:
         return METHODS[name]
     if not plugins.is_reference(name) and name not in plugins.registered("method"):
@@ -180,7 +182,9 @@ def class_of(name: str) -> type[Method]:
 def split_name(name: str) -> tuple[str, tuple[str, ...]]:
     """`"sglr_awp"` as `("sglr", ("awp",))`: the method and the wrappers around it, from the inside out."""
     wrappers: tuple[str, ...] = ()
-    while not plugins.is_reference(name) and name not in METHODS and name.rpartition("_")[2] in WRAPPERS:
+    if not isinstance(name, str) or plugins.is_reference(name):
+        return name, wrappers
+    while name not in METHODS and name.rpartition("_")[2] in WRAPPERS:
         name, _, wrapper = name.rpartition("_")
         wrappers = (wrapper, *wrappers)
     return name, wrappers
@@ -215,8 +219,11 @@ def _make(name: str, cls: type[Method], attack: TrainingAttack | None, values: d
     parts: dict[str, Any] = {}
     if issubclass(cls, Wrapper):
         default = default_base(cls)
-        base = dict(values.pop("base", default))
-        if base.setdefault("name", default["name"]) == default["name"]:
+        given = values.pop("base", default)
+        if not isinstance(given, Mapping) or not all(isinstance(each, str) for each in given):
+            raise InputError(f"must be a method's name and hyperparameters, it is {shown(given)}", "base")
+        base = {"name": default.get("name"), **given}
+        if base["name"] == default.get("name"):
             base = {**default, **base}
         with within("base."):
             parts["base"] = create(base.pop("name"), attack, **base)
@@ -226,10 +233,16 @@ def _make(name: str, cls: type[Method], attack: TrainingAttack | None, values: d
 
 
 def default_base(cls: type[Wrapper]) -> dict[str, Any]:
-    """The method that a wrapper goes around if nothing else is said: its name and hyperparameters."""
+    """The method that a wrapper goes around if nothing else is said: its name and hyperparameters; empty for none."""
     base: Any = next(each.default for each in dataclasses.fields(cls) if each.name == "base")
-    name = next(name for name, other in METHODS.items() if other is type(base))
-    return {"name": name, **{field: _plain(getattr(base, field)) for field in hyperparameters(type(base))}}
+    return _described(base) if isinstance(base, Method) else {}
+
+
+def _described(method: Method) -> dict[str, Any]:
+    known = (name for name, cls in METHODS.items() if cls is type(method))
+    name = next(known, None) or plugins.reference(type(method))
+    base = {"base": _described(method.base)} if isinstance(method, Wrapper) else {}
+    return {"name": name, **{field: _plain(getattr(method, field)) for field in hyperparameters(type(method))}, **base}
 
 
 def hyperparameters(cls: type[Method]) -> dict[str, dataclasses.Field]:

@@ -51,6 +51,10 @@ class AWP(Wrapper):
     gamma: float = field(0.01, at_least(0), "norm of the weights' perturbation relative to theirs, per kernel")
     warmup: float = field(0.0, between(0, 1), "fraction of the run after which it begins")
 
+    @property
+    def divisible(self) -> bool:
+        return False
+
     def own_phase(self, epoch: int, epochs: int) -> Hashable:
         return reached(self.warmup, epoch, epochs)
 

@@ -327,6 +327,13 @@ class Method:
         return False
 
     @property
+    def divisible(self) -> bool:
+        """Whether a batch may be taken in parts, one after the other, and the gradients averaged: the loss is a mean
+        of per-example losses that look at nothing of other examples, what is kept is kept per example, what `perturb`
+        gives has a row per example, and all networks step together."""
+        return False
+
+    @property
     def update_groups(self) -> tuple[tuple[str, ...], ...]:
         """Names that step together, a tuple per optimizer step; by default all step once, from the same parameters."""
         return (self.trained,)
@@ -449,6 +456,10 @@ class PerExample(Method):
     Such a method says which training forwards it makes and what an example loses by them; then wrappers may put other
     labels (SGLR) or weights (GAIRAT, MAIL) in between.
     """
+
+    @property
+    def divisible(self) -> bool:
+        return True
 
     def forwards(self, context: Context, adversarial: Any) -> Forwards:
         """The training forwards in their order: logits [B, K] by name (`clean`, `robust`, ...), and the network."""

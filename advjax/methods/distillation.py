@@ -31,6 +31,10 @@ class Distillation(Method):
         return ("student",)
 
     @property
+    def divisible(self) -> bool:
+        return True
+
+    @property
     def frozen(self) -> tuple[str, ...]:
         return ("robust_teacher",)
 

@@ -47,6 +47,10 @@ class DKL(PerExample):
     attack_beta: float = field(0.0, at_least(0), "weight of the distance of logits in the attack")
     grow: bool = field(True, help="radius and step grow linearly over the run")
 
+    @property
+    def divisible(self) -> bool:
+        return False
+
     def init_state(self, labels: np.ndarray, num_classes: int) -> State:
         table = jnp.full((num_classes, num_classes), 1.0 / num_classes)
         return State(shared={"table": table, "sums": jnp.zeros_like(table), "counts": jnp.zeros(num_classes)})

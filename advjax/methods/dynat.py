@@ -57,6 +57,10 @@ class DYNAT(Method):
         return ("target",)
 
     @property
+    def divisible(self) -> bool:
+        return True
+
+    @property
     def weighable(self) -> bool:
         return True
 

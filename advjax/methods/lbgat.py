@@ -36,6 +36,10 @@ class LBGAT(Method):
     beta: float = field(0.0, at_least(0), "weight of the KL")
 
     @property
+    def divisible(self) -> bool:
+        return True
+
+    @property
     def trained(self) -> tuple[str, ...]:
         return ("target", "guide")
 

@@ -131,6 +131,10 @@ class MAT(Method):
         return self.peers > 1
 
     @property
+    def divisible(self) -> bool:
+        return not self.sequential
+
+    @property
     def update_groups(self) -> tuple[tuple[str, ...], ...]:
         return tuple((name,) for name in self.trained) if self.sequential else (self.trained,)
 

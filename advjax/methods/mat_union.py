@@ -158,6 +158,10 @@ class MATUnion(Method):
         return (GENERALIST, *SPECIALISTS)
 
     @property
+    def divisible(self) -> bool:
+        return True
+
+    @property
     def evaluated(self) -> tuple[str, ...]:
         return (GENERALIST,)
 

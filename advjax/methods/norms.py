@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from advjax import fields, losses, threat
 from advjax.attacks.msd import Budget, steepest_descent
-from advjax.errors import InputError, unknown, within
+from advjax.errors import InputError, shown, unknown, within
 from advjax.fields import Number, at_least, field
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Context, Network
@@ -56,6 +56,8 @@ def check_radii(method: Any) -> None:
                     raise unknown("field of a radius", given, allowed, f"{name}.{given}")
             with within(f"{name}."):
                 object.__setattr__(method, name, Radius(**value))
+        elif not isinstance(value, Radius):
+            raise InputError(f"must be a group of fields, it is {shown(value)}", name)
     per_norm(method.attack, method.l2, method.l1)
 
 

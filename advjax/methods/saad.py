@@ -66,6 +66,10 @@ class SAAD(Distillation):
         super().__post_init__()
         running_statistics_only(self.attack)
 
+    @property
+    def divisible(self) -> bool:
+        return False
+
     def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x, y = context.batch.image, context.batch.label
         teacher, student = (context.nets[name].logits_fn for name in ("robust_teacher", "student"))

@@ -47,6 +47,10 @@ class SingleNorm(Method):
     restart: bool = field(True, help="the l_1 attack has a second run, from a random start")
     gap: float = field(0.05, at_least(0), "an l_1 step leaves out coordinates this close to their bound")
 
+    @property
+    def divisible(self) -> bool:
+        return True
+
     def perturb(self, context: Context, key: jax.Array) -> Crafted:
         net, attacks = context.nets["model"], {self.attack.norm: self.attack}
         x_adv, net = steepest_examples(
@@ -83,6 +87,10 @@ class MSD(Method):
     def attacks(self) -> dict[str, TrainingAttack]:
         """Norm -> attack, in the order of `ORDER`."""
         return per_norm(self.attack, self.l2, self.l1)
+
+    @property
+    def divisible(self) -> bool:
+        return True
 
     def perturb(self, context: Context, key: jax.Array) -> Crafted:
         x_adv, net = steepest_examples(context, key, context.nets["model"], self.attacks)
@@ -149,6 +157,10 @@ class AVG(MAX):
 
     attack: TrainingAttack = TrainingAttack(eps="0.03", step_size="0.003", steps=40, start="none")
     mean: bool = field(False, help="one step on the mean of the three losses instead of three steps")
+
+    @property
+    def divisible(self) -> bool:
+        return False
 
     @property
     def update_groups(self) -> tuple[tuple[str, ...], ...]:

@@ -31,6 +31,10 @@ class Weighting(Wrapper):
             raise InputError(f"must be a method that weights its examples, and once alone, not {self.base}", "base")
 
     @property
+    def divisible(self) -> bool:
+        return False
+
+    @property
     def weighable(self) -> bool:
         return False
 

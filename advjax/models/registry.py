@@ -12,10 +12,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from advjax import plugins
-from advjax.errors import InputError, unknown
+from advjax.errors import InputError, shown, unknown
 from advjax.models.adapters import Adapter, ModelAdapter, arguments, from_equinox, from_nnx
 from advjax.models.convnext import ConvNeXt
 from advjax.models.layers import ImageClassifier
@@ -56,6 +57,7 @@ _NETWORKS: dict[str, tuple[type[ImageClassifier], dict[str, Any]]] = {
 
 
 _OURS = ("num_classes", "parent", "name")
+_LARGEST = 1_000_000  # of widths, layers and classes: more is a slip
 
 
 def names() -> tuple[str, ...]:
@@ -108,8 +110,11 @@ def create(name: str, num_classes: int, **chosen: Any) -> nn.Module:
             ...
         advjax.errors.InputError: unknown network 'resnet81'; did you mean ...
     """
-    if isinstance(num_classes, bool) or num_classes < 1:
-        raise InputError(f"num_classes must be at least 1, not {num_classes}")
+    whole = isinstance(num_classes, (int, np.integer)) and not isinstance(num_classes, bool)
+    if not whole or not 1 <= num_classes <= _LARGEST:
+        raise InputError(f"num_classes must be a whole number from 1 to {_LARGEST:,}, not {shown(num_classes)}")
+    if not isinstance(name, str):
+        raise InputError(f"must be a network's name, it is {shown(name)}", "name")
     if name not in _NETWORKS:
         return _create_from_outside(name, int(num_classes), chosen)
     known = options(name)
@@ -229,8 +234,11 @@ def _plain(option: str, value: Any, default: Any) -> Any:
     if option in ("mean", "std"):
         if value is None:
             return None
-        if not isinstance(value, (tuple, list)) or not all(isinstance(v, (int, float)) for v in value):
-            raise InputError(f"{option} must be one number per channel, not {value!r}")
+        finite = isinstance(value, (tuple, list)) and all(
+            isinstance(v, (int, float)) and abs(v) < 2**127 for v in value
+        )
+        if not finite:
+            raise InputError(f"{option} must be one finite number per channel, not {shown(value)}")
         if option == "std" and min(value, default=1.0) <= 0:
             raise InputError(f"std must be positive in every channel, not {value!r}")
         return tuple(map(float, value))
@@ -243,8 +251,11 @@ def _plain(option: str, value: Any, default: Any) -> Any:
         raise InputError(
             f"{option} must be a value of type {type(default).__name__} such as {default!r}, not {value!r}"
         )
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0 and option != "dropout":
-        raise InputError(f"{option} must be positive, not {value!r}")
+    if option == "dropout" and not 0 <= value < 1:
+        raise InputError(f"{option} must be at least 0 and below 1, not {shown(value)}")
+    counted = isinstance(value, (int, float)) and not isinstance(value, bool) and option != "dropout"
+    if counted and not 0 < value <= _LARGEST:
+        raise InputError(f"{option} must be positive and at most {_LARGEST:,}, not {shown(value)}")
     return type(default)(value)
 
 

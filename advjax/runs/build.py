@@ -15,16 +15,18 @@ from advjax.attacks.engine.inputs import check_radius
 from advjax.data import Dataset, Split
 from advjax.errors import InputError, within
 from advjax.evaluate import corruptions, protocol
+from advjax.files import is_there
 from advjax.methods import Method
 from advjax.numbers import number
 from advjax.runs import schema, teachers
 from advjax.runs.experiment import Experiment, Parts
 from advjax.runs.networks import check_fits, create_method, create_modules
 from advjax.runs.schema import Config, DataConfig
-from advjax.runs.workdir import load_run
+from advjax.runs.workdir import check_finished, load_run
 from advjax.runs.writers import TensorBoard, Writer, make_writers
 from advjax.training import check_streams, schedules
 from advjax.training.loop import check_augment
+from advjax.training.step import check_microbatches
 
 
 def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None = None) -> Experiment:
@@ -43,13 +45,16 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
         check_augment(method, config.data.augment)
     devices = parallel.run_devices(config.devices)
     parallel.check_batch_size(config.batch_size, devices)
+    check_microbatches(method, config.microbatches, config.batch_size, len(devices))
     attacks = _attacks(config, method)
     parts = parts or load_parts(config)
     dataset = parts.dataset
     most = -(-len(dataset.train.label) // len(devices)) * len(devices)
     if config.batch_size > most:
         raise InputError(
-            f"must be at most {most}, since there are {len(dataset.train.label)} training images", "batch_size"
+            f"must be at most {most}, since there are {len(dataset.train.label)} training images (data.examples, "
+            "data.validation)",
+            "batch_size",
         )
     if parts.extra is not None and int(config.data.extra.ratio * config.batch_size + 1e-6) == 0:
         raise InputError(
@@ -63,10 +68,13 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
     if not dataset.train.in_memory:
         _check_streams(config, method)
     found = teachers.find(config, method, parts, build)
+    surrogate, name = None, config.evaluation.surrogate
+    if name and name not in method.frozen:
+        surrogate = teachers.from_run(pathlib.Path(name), "evaluation.surrogate", dataset)
     modules = create_modules(config, method, dataset.num_classes)
     modules |= {name: teacher.module for name, teacher in found.items()}
-    for name, module in modules.items():
-        check_fits(name, module, dataset.image_shape)
+    for network, module in modules.items():
+        check_fits(network, module, dataset.image_shape)
     steps = -(-len(dataset.train.label) // config.batch_size)
     optimizer, schedule = create_optimizer(config, steps, method)
     given = _initial(config.init_from, modules, method, dataset.image_shape) if config.init_from else {}
@@ -74,7 +82,9 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
         *([TensorBoard] if config.log.tensorboard else []),
         *make_writers(config.log.writers),
     ]
-    return Experiment(config, parts, method, modules, optimizer, schedule, devices, given, found, attacks, writers)
+    return Experiment(
+        config, parts, method, modules, optimizer, schedule, devices, given, found, attacks, writers, surrogate
+    )
 
 
 def _check_streams(config: Config, method: Method) -> None:
@@ -168,7 +178,7 @@ def create_optimizer(
 
 def _attacks(config: Config, method: Method):
     evaluation, name = config.evaluation, config.evaluation.surrogate
-    if name and name not in method.frozen and not (pathlib.Path(name) / "config.json").is_file():
+    if name and name not in method.frozen and not is_there(pathlib.Path(name) / "config.json"):
         allowed = ", ".join(["empty", *method.frozen, "the folder of a finished run"])
         raise InputError(f"must be one of: {allowed}; it is {name!r}", "evaluation.surrogate")
     radii = {norm: getattr(evaluation.radii, norm) for norm in ("linf", "l2", "l1")}
@@ -179,16 +189,21 @@ def _attacks(config: Config, method: Method):
 def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, image_shape) -> dict[str, Any]:
     """Variables for every trained network, from a finished run's folder or a weights file."""
     path = pathlib.Path(source)
-    if not path.exists():
+    if not is_there(path):
         raise InputError(f"must be the folder of a run or a weights file, there is nothing at {source}", "init_from")
     given = {}
-    for name in method.trained:
-        if name in method.pretrained:
-            continue
+    try:
         if path.is_dir():
-            variables = load_run(path, None if len(method.trained) == 1 else name)[1]
-        else:
-            variables = models.load_torch(source, modules[name], image_shape)
-        models.check_variables(variables, modules[name], image_shape, f"init_from: {source}")
-        given[name] = variables
+            check_finished(path)
+        for name in method.trained:
+            if name in method.pretrained:
+                continue
+            if path.is_dir():
+                variables = load_run(path, None if len(method.trained) == 1 else name)[1]
+            else:
+                variables = models.load_torch(source, modules[name], image_shape)
+            models.check_variables(variables, modules[name], image_shape, source)
+            given[name] = variables
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from None
     return given

@@ -11,13 +11,12 @@ import jax
 
 from advjax import evaluate, hosts, models, parallel
 from advjax.data import Dataset, Split
-from advjax.errors import Stopped
 from advjax.evaluate import Attack, Outcome, attack_dataset, params_sha256, per_example, result_row, run_protocol
 from advjax.evaluate.attack_dataset import record_file
 from advjax.evaluate.protocols import LogitsFn, OwnLoss
 from advjax.files import write_atomically, write_json
 from advjax.methods.adaptive import own_loss
-from advjax.runs import exhibits, pages, schema, teachers
+from advjax.runs import exhibits, memory, pages, schema, teachers
 from advjax.runs.display import Display
 from advjax.runs.experiment import Experiment
 from advjax.runs.interrupts import Interrupts
@@ -91,8 +90,7 @@ def score(
         hosts.check()
         if interrupts and interrupts.signal:
             display.stop()
-            said = f"stopped by {interrupts.name} during the evaluation; the same command goes on where it was"
-            raise Stopped(interrupts.signal, said)
+            interrupts.obey("the evaluation")
 
     def on_done(attack: Attack, outcome: Outcome) -> None:
         display.stop()
@@ -112,21 +110,22 @@ def score(
         rows.append(row)
         display.event("attack", f"{where}: {attack.name:<14} {row['accuracy']:7.2%}  of {row['n']} images", **row)
 
-    outcomes = run_protocol(
-        subject.logits_fn,
-        attacks,
-        split,
-        directory=directory,
-        network_hash=subject.sha256,
-        surrogate=surrogate.logits_fn if surrogate else None,
-        own_loss=own_loss,
-        on_start=on_start,
-        on_done=on_done,
-        seed=seed,
-        batch_size=batch_size,
-        devices=devices,
-        progress=progress,
-    )
+    with memory.enough(memory.for_evaluation(batch_size)):
+        outcomes = run_protocol(
+            subject.logits_fn,
+            attacks,
+            split,
+            directory=directory,
+            network_hash=subject.sha256,
+            surrogate=surrogate.logits_fn if surrogate else None,
+            own_loss=own_loss,
+            on_start=on_start,
+            on_done=on_done,
+            seed=seed,
+            batch_size=batch_size,
+            devices=devices,
+            progress=progress,
+        )
     if hosts.is_first():
         lines = "".join(json.dumps(example) + "\n" for example in per_example(outcomes))
         write_atomically(directory / f"examples-{protocol}.jsonl", lines)
@@ -245,7 +244,10 @@ def evaluate_experiment(
             *doubts(results, experiment.attacks, experiment.dataset.num_classes),
             *damaged,
             *teachers.doubts(known, experiment.dataset.num_classes),
-            *(f"{place.name}: it was damaged, and the checkpoint before it used" for place in put_aside(workdir)),
+            *(
+                f"{place.relative_to(workdir)}: it was damaged, and the checkpoint before it used"
+                for place in put_aside(workdir)
+            ),
         ],
         peers=experiment.method.interchangeable,
     )
@@ -305,9 +307,8 @@ def _surrogate(experiment: Experiment) -> Surrogate | None:
     name = experiment.config.evaluation.surrogate
     if not name:
         return None
-    if name in experiment.frozen:
-        return Surrogate(name, models.logits_fn(experiment.modules[name], experiment.frozen[name]))
-    return Surrogate(name, models.logits_fn(*load_run(name)))
+    network = experiment.surrogate or (experiment.modules[name], experiment.frozen[name])
+    return Surrogate(name, models.logits_fn(*network))
 
 
 def write_report(folder: pathlib.Path, report: dict[str, Any], display: Display) -> None:

@@ -78,6 +78,7 @@ class Experiment(NamedTuple):
         teachers: name of the frozen or pretrained network -> teacher.
         attacks: the protocol of the evaluation.
         writers: of the metrics, beside `metrics.jsonl`.
+        surrogate: what transfer attacks are crafted on, module and variables, where it is a finished run's network.
     """
 
     config: Config
@@ -91,6 +92,7 @@ class Experiment(NamedTuple):
     teachers: Mapping[str, Teacher]
     attacks: Sequence[Attack]
     writers: Sequence[type[Writer]] = ()
+    surrogate: tuple[nn.Module, Any] | None = None
 
     @property
     def dataset(self) -> Dataset:

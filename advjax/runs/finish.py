@@ -16,7 +16,7 @@ from advjax.data import Split
 from advjax.errors import InputError
 from advjax.evaluate import Attack, attack_dataset, clean, params_sha256, pgd_steps
 from advjax.files import read_json, write_json
-from advjax.runs import compilation_cache, plots, schema, wording, workdir
+from advjax.runs import compilation_cache, memory, plots, schema, wording, workdir
 from advjax.runs.build import build
 from advjax.runs.display import Display, Silent
 from advjax.runs.evaluate import evaluate_experiment, write_report
@@ -24,7 +24,7 @@ from advjax.runs.experiment import Experiment, Teacher
 from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
 from advjax.runs.schema import Config
-from advjax.runs.teachers import doubts, epochs_done, near_chance
+from advjax.runs.teachers import doubts, near_chance
 from advjax.runs.train import state_bytes, train
 from advjax.runs.writers import publish
 from advjax.version import __version__
@@ -130,7 +130,7 @@ def prepare_teachers(
                 f"({known[role]['source']}), now it is {sha256[:12]}: choose another --workdir, or the same teacher"
             )
         if role not in known:
-            known[role] = _measure(teacher, sha256, experiment, display)
+            known[role] = _measure(teacher, sha256, experiment, display, interrupts or Interrupts())
             if hosts.is_first():
                 write_json(folder / TEACHERS, known)
         ready[name] = teacher
@@ -140,7 +140,7 @@ def prepare_teachers(
 def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupts: Interrupts | None) -> Teacher:
     training, place = teacher.training, folder / teacher.source
     config = training.config
-    if epochs_done(place) < config.epochs:
+    if workdir.epochs_done(place) < config.epochs:
         display.line(
             f"teacher {teacher.role}: none is given (teachers.{teacher.role}.path), so it is trained first: "
             f"{config.method['name']}, {teacher.architecture}, {config.epochs} epochs, in {place}"
@@ -151,7 +151,9 @@ def _trained(teacher: Teacher, folder: pathlib.Path, display: Display, interrupt
     return teacher._replace(module=module, variables=variables)
 
 
-def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Display) -> dict[str, Any]:
+def _measure(
+    teacher: Teacher, sha256: str, experiment: Experiment, display: Display, interrupts: Interrupts
+) -> dict[str, Any]:
     """What the report says of a teacher: its accuracies on the first test images, and of a robust one on as many training
     images, as they are in its student's training set."""
     dataset, evaluation = experiment.dataset, experiment.config.evaluation
@@ -162,14 +164,20 @@ def _measure(teacher: Teacher, sha256: str, experiment: Experiment, display: Dis
     )
 
     def accuracy(each: Attack, split: Split) -> float:
-        return attack_dataset(
-            logits_fn,
-            each,
-            split,
-            seed=evaluation.seed,
-            batch_size=evaluation.batch_size,
-            devices=experiment.devices,
-        ).accuracy
+        def progress(done: int, total: int, standing: int) -> None:
+            hosts.check()
+            interrupts.obey(f"the measurement of teacher {teacher.role}")
+
+        with memory.enough(memory.for_evaluation(evaluation.batch_size)):
+            return attack_dataset(
+                logits_fn,
+                each,
+                split,
+                seed=evaluation.seed,
+                batch_size=evaluation.batch_size,
+                devices=experiment.devices,
+                progress=progress,
+            ).accuracy
 
     clean_accuracy = accuracy(clean(), test)
     if clean_accuracy <= near_chance(dataset.num_classes):

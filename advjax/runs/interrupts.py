@@ -15,7 +15,7 @@ from typing import Any
 
 import filelock
 
-from advjax.errors import InUse
+from advjax.errors import InUse, Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOCK = ".lock"
@@ -38,6 +38,12 @@ class Interrupts:
     def name(self) -> str:
         """Name of the signal that came."""
         return signal.Signals(self.signal).name if self.signal is not None else ""
+
+    def obey(self, what: str) -> None:
+        """Raises `Stopped` if a signal came during `what`, nothing of which is to be saved."""
+        if number := self.signal:
+            said = f"stopped by {self.name} during {what}; the same command goes on where it was"
+            raise Stopped(number, said)
 
 
 @contextlib.contextmanager

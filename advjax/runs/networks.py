@@ -21,6 +21,8 @@ def create_method(config: Config) -> Method:
     """
     values = dict(config.method)
     with within("method."):
+        if "attack" in values:
+            raise InputError("is no hyperparameter: the attack has a group of its own, `attack`", "attack")
         return methods.create(values.pop("name"), config.attack, **values)
 
 
@@ -55,6 +57,9 @@ def create_network(options: Mapping[str, Any], num_classes: int, precision: str,
         InputError: no such network or option, or a value that it cannot take; names `field`.
     """
     chosen = {key: value for key, value in options.items() if isinstance(value, bool) or value not in UNSET}
+    for own, said in (("dtype", "precision"), ("num_classes", "data.num_classes")):
+        if own in chosen:
+            raise InputError(f"is no option here: `{said}` says it", f"{field}.{own}")
     try:
         return models.create(chosen.pop("name", ""), num_classes, dtype=precision, **chosen)
     except InputError as error:

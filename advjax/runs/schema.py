@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from advjax import compiling, data, fields, hosts, methods, parallel, plugins
-from advjax.errors import InputError, unknown, within
+from advjax.errors import InputError, shown, unknown, within
 from advjax.fields import (
     SEED,
     Number,
@@ -234,6 +234,12 @@ class Config(Group):
     seed: int = field(0, SEED, "root of all randomness of the training")
     epochs: int = field(200, between(1, 1_000_000), "length of the run; schedules and phases are fractions of it")
     batch_size: int = field(128, between(1, 1_000_000), "over all devices together")
+    microbatches: int = field(
+        1,
+        between(1, 1_000_000),
+        "parts of a batch taken one after the other, gradients added up, for want of memory; BatchNorm normalises over "
+        "a part",
+    )
     devices: int = field(0, at_least(0), "how many of this host (of each, if there are several); 0: all")
     hosts: str = field(
         "auto", Parsed(hosts.parse, hosts.ALLOWED), "the processes that train as one; auto: as the cluster"
@@ -270,7 +276,10 @@ class Config(Group):
         super().__post_init__()
         for name in ("method", "network"):
             if not isinstance(getattr(self, name).get("name"), str):
-                raise InputError(f"must be a name, it is {getattr(self, name).get('name')!r}", f"{name}.name")
+                raise InputError(f"must be a name, it is {shown(getattr(self, name).get('name'))}", f"{name}.name")
+        for role, each in self.networks.items():
+            if not isinstance(each, Mapping):
+                raise InputError(f"must be a group of fields, it is {shown(each)}", f"networks.{role}")
         teachers = {
             role: each if isinstance(each, TeacherConfig) else _read(TeacherConfig, each, f"teachers.{role}.")
             for role, each in self.teachers.items()
@@ -304,7 +313,7 @@ def default(method: str = "pgd_at", **hyperparameters: Any) -> ConfigDict:
     attack = methods.default_attack(method) or TrainingAttack()
     values = plain(Config(method={"name": method, **own, **hyperparameters}, attack=attack))
     # ConfigDict overrides a tuple by a tuple on the command line, a list it would append to.
-    return ConfigDict(fields.with_tuples(values))
+    return ConfigDict(fields.plain(values, "config"))
 
 
 def read(config: Mapping[str, Any] | ConfigDict) -> Config:
@@ -322,7 +331,7 @@ def read(config: Mapping[str, Any] | ConfigDict) -> Config:
 
 def _read(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, Mapping):
-        raise InputError(f"must be a group of fields, it is {values!r}", prefix.rstrip(".") or "config")
+        raise InputError(f"must be a group of fields, it is {shown(values)}", prefix.rstrip(".") or "config")
     known = fields.types_of(cls)
     for name in values:
         if name not in known:

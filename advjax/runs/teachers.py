@@ -16,7 +16,7 @@ import flax.linen as nn
 from advjax import models
 from advjax.data import Dataset
 from advjax.errors import InputError, unknown
-from advjax.files import read_json
+from advjax.files import is_there, read_json
 from advjax.methods import Method
 from advjax.models import load_teacher
 from advjax.models.published import names as published
@@ -25,7 +25,7 @@ from advjax.runs import schema
 from advjax.runs.experiment import Experiment, Parts, Teacher
 from advjax.runs.networks import check_fits, create_network
 from advjax.runs.schema import SHARED, Config, TeacherConfig
-from advjax.runs.workdir import load_run, open_checkpoints, read_config
+from advjax.runs.workdir import check_finished, load_run
 
 Build = Callable[[Mapping[str, Any], Parts], Experiment]
 
@@ -59,12 +59,13 @@ def _find_one(config: Config, role: str, options: TeacherConfig, parts: Parts, n
     field, path = f"teachers.{role}", pathlib.Path(options.path)
     if not options.path:
         return _to_train(config, role, options, parts, number, build)
-    if not path.exists():
+    if not is_there(path):
         raise InputError(
             f"{field}.path must be the folder of a finished run or a weights file, there is nothing at {path}"
         )
     if path.is_dir():
-        return Teacher(role, options.path, *_from_run(path, field, options, parts))
+        network = from_run(path, f"{field}.path", parts.dataset, options.member, options.checkpoint)
+        return Teacher(role, options.path, *network)
     network = _from_file(path, field, options.network, config.precision, parts.dataset)
     return Teacher(role, options.path, *network)
 
@@ -89,28 +90,22 @@ def _to_train(config: Config, role: str, options: TeacherConfig, parts: Parts, n
     return Teacher(role, f"teachers/{role}", training.modules[network], None, training, options.checkpoint, network)
 
 
-def _from_run(path: pathlib.Path, field: str, options: TeacherConfig, parts: Parts) -> tuple[nn.Module, Any]:
-    described, epochs = read_json(path, "data.json"), read_config(path).epochs
-    shape = tuple(described.get("image_shape", ()))
-    _check_data(f"{field}.path: the run in {path}", described.get("num_classes"), shape, parts.dataset)
-    if (done := epochs_done(path)) < epochs:
-        raise InputError(f"{field}.path: the run in {path} is not finished, {done} of {epochs} epochs are done")
+def from_run(
+    path: pathlib.Path, field: str, dataset: Dataset, member: str = "", checkpoint: str = "best"
+) -> tuple[nn.Module, Any]:
+    """A network of a finished run, for images and classes as the data has them.
+
+    Raises:
+        InputError: no such run or network, one that is not finished, or of other images; begins with `field`.
+    """
     try:
-        return load_run(path, options.member or None, options.checkpoint)
+        described = read_json(path, "data.json")
+        shape = tuple(described.get("image_shape", ()))
+        _check_data(f"the run in {path}", described.get("num_classes"), shape, dataset)
+        check_finished(path)
+        return load_run(path, member or None, checkpoint)
     except InputError as error:
         raise InputError(f"{field}: {error}") from None
-
-
-def epochs_done(workdir: pathlib.Path) -> int:
-    """How many epochs of the run in a folder are done and checkpointed."""
-    if not (workdir / "checkpoints").is_dir():
-        return 0
-    checkpoints = open_checkpoints(workdir)
-    try:
-        steps = checkpoints.last or 0
-    finally:
-        checkpoints.close()
-    return steps // -(-int(read_json(workdir, "data.json")["train"]) // read_config(workdir).batch_size)
 
 
 def _from_file(

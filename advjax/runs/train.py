@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from advjax import hosts, models, parallel
 from advjax.errors import InputError, Stopped
 from advjax.evaluate import attack_dataset, clean, pgd_attack
+from advjax.runs import memory
 from advjax.runs.build import create_optimizer
 from advjax.runs.display import Display, summary
 from advjax.runs.experiment import Experiment
@@ -27,6 +28,7 @@ from advjax.training.checkpoints import Damaged, sha256
 from advjax.training.state import TrainState
 
 MOST_ROLLBACKS = 5
+UNVALIDATED = "unvalidated"  # of a checkpoint after the last step of an epoch whose end is still to come
 
 
 def make_trainer(experiment: Experiment, rollbacks: int = 0) -> Trainer:
@@ -39,6 +41,7 @@ def make_trainer(experiment: Experiment, rollbacks: int = 0) -> Trainer:
         config.data.augment,
         config.batch_norm,
         config.products,
+        config.microbatches,
     )
     if rollbacks:
         factor = 0.5**rollbacks
@@ -86,7 +89,8 @@ def train(
         interrupts: says when to stop; a step is finished and saved first.
 
     Raises:
-        InputError: the loss is not finite, and going back is not asked for or did not help; no checkpoint can be read.
+        InputError: the loss is not finite, and going back is not asked for or did not help; no checkpoint can be read;
+            the device's memory ran out.
         Stopped: by a signal.
     """
     config, rollbacks = experiment.config, 0
@@ -95,11 +99,12 @@ def train(
     try:
         while True:
             point = _resume(experiment, checkpoints, workdir, display)
-            if point.step >= config.epochs * experiment.steps_per_epoch:
+            if point.step >= config.epochs * experiment.steps_per_epoch and not point.note.get(UNVALIDATED):
                 return
             rollbacks = max(rollbacks, point.note.get("rollbacks", 0))
             try:
-                return _Training(experiment, checkpoints, workdir, display, interrupts, rollbacks).run(point)
+                with memory.enough(memory.for_training(config)):
+                    return _Training(experiment, checkpoints, workdir, display, interrupts, rollbacks).run(point)
             except Diverged as error:
                 checkpoints.wait()
                 place = f"step {checkpoints.last}" if checkpoints.last else "the beginning"
@@ -188,8 +193,9 @@ class _Training:
         self._begin_epoch()
         self.display.event("compiling", "compiling the training step")
         self.display.start("training", config.epochs * self.per_epoch, point.step)
+        placed = trainer.place(point.state)
         steps = trainer.steps(
-            trainer.place(point.state),
+            placed,
             experiment.dataset.train,
             config.batch_size,
             first=point.step,
@@ -199,6 +205,8 @@ class _Training:
             workers=config.data.workers or max(1, (os.cpu_count() or 2) - 1),
         )
         try:
+            if point.note.get(UNVALIDATED):
+                self._end_epoch(point.step, placed)
             for step, state, metrics in steps:
                 self._take(step, state, metrics)
                 due, number = self._asked()
@@ -292,10 +300,16 @@ class _Training:
     def _end_epoch(self, step: int, state: TrainState) -> None:
         """Validation where it is due, the record, the checkpoint."""
         experiment, config, epoch = self.experiment, self.experiment.config, step // self.per_epoch
+        totals = self.meter.totals()
         record = self._record(step, self.meter)
         self._check_all(step, state)
         if epoch == config.epochs or epoch % config.validation.every == 0:
-            record |= validate(experiment, state.params, state.stats)
+            try:
+                record |= validate(experiment, state.params, state.stats, self.interrupts)
+            except Stopped:
+                self._save(step, state, {"totals": totals, UNVALIDATED: True})
+                self.checkpoints.wait()
+                raise
         record["seconds"] = round(time.perf_counter() - self.started, 3)
         # The record before the checkpoint: a crash between the two leaves a line too many, which resuming cuts.
         self.log.write(record)
@@ -341,11 +355,16 @@ def _note(averages: Mapping[str, float]) -> str:
     return "  ".join(text.format(averages[name]) for name, text in shown.items() if name in averages)
 
 
-def validate(experiment: Experiment, params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, float]:
+def validate(
+    experiment: Experiment, params: Mapping[str, Any], stats: Mapping[str, Any], interrupts: Interrupts
+) -> dict[str, float]:
     """Clean and robust accuracy on the validation split and on as many training images, both unaugmented.
 
     Of the first network that the method evaluates; of further ones under `NAME.`. The attack is PGD with
     `validation.steps` steps of eps/4 from a uniform start.
+
+    Raises:
+        Stopped: a signal came; nothing is known yet.
     """
     config, eps = experiment.config, experiment.eps
     robust = pgd_attack("validation", norm=experiment.norm, eps=eps, steps=config.validation.steps, step_size=eps / 4)
@@ -353,6 +372,12 @@ def validate(experiment: Experiment, params: Mapping[str, Any], stats: Mapping[s
     splits = {"train": experiment.dataset.train.first(size)}
     if len(experiment.validation.label):
         splits["validation"] = experiment.validation
+
+    def progress(done: int, total: int, standing: int) -> None:
+        hosts.check()
+        if hosts.count() == 1:  # several processes stop together, after the step that follows
+            interrupts.obey("the validation")
+
     record = {}
     for number, network in enumerate(experiment.method.evaluated):
         variables = parallel.here({"params": params[network], "batch_stats": stats[network]})
@@ -360,13 +385,15 @@ def validate(experiment: Experiment, params: Mapping[str, Any], stats: Mapping[s
         prefix = f"{network}." if number else ""
         for part, split in splits.items():
             for kind, attack in (("clean", clean()), ("robust", robust)):
-                outcome = attack_dataset(
-                    logits_fn,
-                    attack,
-                    split,
-                    seed=config.seed,
-                    batch_size=config.evaluation.batch_size,
-                    devices=experiment.devices,
-                )
+                with memory.enough(memory.for_evaluation(config.evaluation.batch_size)):
+                    outcome = attack_dataset(
+                        logits_fn,
+                        attack,
+                        split,
+                        seed=config.seed,
+                        batch_size=config.evaluation.batch_size,
+                        devices=experiment.devices,
+                        progress=progress,
+                    )
                 record[f"{prefix}{part}_{kind}_accuracy"] = outcome.accuracy
     return record

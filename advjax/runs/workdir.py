@@ -14,7 +14,7 @@ import numpy as np
 
 from advjax.data import Split
 from advjax.errors import InputError, unknown
-from advjax.files import read_json, write_atomically, write_json
+from advjax.files import is_there, read_json, write_atomically, write_json
 from advjax.methods import Method
 from advjax.models import check_variables
 from advjax.runs import schema
@@ -50,6 +50,33 @@ def open_checkpoints(workdir: str | os.PathLike[str]) -> Checkpoints:
     if not folder.is_dir():
         raise InputError(f"the run in {workdir} has no checkpoint yet")
     return Checkpoints(folder)
+
+
+def epochs_done(workdir: pathlib.Path) -> int:
+    """How many epochs of the run in a folder are done and checkpointed."""
+    if not (workdir / "checkpoints").is_dir():
+        return 0
+    checkpoints = open_checkpoints(workdir)
+    try:
+        steps = checkpoints.last or 0
+    finally:
+        checkpoints.close()
+    try:
+        return steps // -(-int(read_json(workdir, "data.json")["train"]) // read_config(workdir).batch_size)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise InputError(f"{workdir / 'data.json'} does not say how many images there are to train on") from None
+
+
+def unfinished(workdir: pathlib.Path) -> str:
+    """A line about a run whose training is not done; empty for others."""
+    done, epochs = epochs_done(workdir), read_config(workdir).epochs
+    return "" if done >= epochs else f"the run in {workdir} is not finished, {done} of {epochs} epochs are done"
+
+
+def check_finished(workdir: pathlib.Path) -> None:
+    """Raises `InputError` unless the training of the run in a folder is done."""
+    if line := unfinished(workdir):
+        raise InputError(line)
 
 
 def load_run(
@@ -94,7 +121,7 @@ def load_run(
 
 def check_space(workdir: pathlib.Path, needed: int) -> None:
     """Raises `InputError` if the disk under a run's folder, made yet or not, has less space than checkpoints need."""
-    place = next(parent for parent in (workdir, *workdir.absolute().parents) if parent.exists())
+    place = next(parent for parent in (workdir, *workdir.absolute().parents) if is_there(parent))
     free = shutil.disk_usage(place).free
     if free < needed:
         raise InputError(
@@ -104,8 +131,8 @@ def check_space(workdir: pathlib.Path, needed: int) -> None:
 
 
 def put_aside(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Damaged checkpoints that training went back over."""
-    return sorted(workdir.glob("damaged-checkpoint-*"))
+    """Damaged checkpoints that training went back over, the run's own and its teachers'."""
+    return sorted([*workdir.glob("damaged-checkpoint-*"), *workdir.glob("teachers/*/damaged-checkpoint-*")])
 
 
 def choose(method: Method, network: str | None, workdir: str | os.PathLike[str]) -> str:
@@ -207,6 +234,6 @@ def sha256_of(split: Split) -> str:
 
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:
     """Whether the folder holds the report of exactly this config."""
-    if not (workdir / "report.json").exists():
+    if not is_there(workdir / "report.json"):
         return False
     return read_json(workdir, "report.json").get("config_hash") == schema.config_hash(schema.plain(config))

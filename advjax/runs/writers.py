@@ -125,7 +125,10 @@ def make_writers(names: Sequence[str]) -> list[type[Writer]]:
     Raises:
         InputError: no such class, or its library is not installed.
     """
-    found = [WRITERS.get(name) or plugins.resolve(name, "writer", WRITERS) for name in names]
+    try:
+        found = [WRITERS.get(name) or plugins.resolve(name, "writer", WRITERS) for name in names]
+    except InputError as error:
+        raise InputError(f"log.writers: {error}") from None
     for name, cls in zip(names, found, strict=True):
         if not all(hasattr(cls, each) for each in ("write", "close")):
             raise InputError(f"must have the methods write and close, {name} has not", "log.writers")

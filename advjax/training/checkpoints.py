@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -84,13 +87,16 @@ class Checkpoints:
         return max(scored, key=lambda step: (scored[step], step)) if scored else None
 
     def save(self, step: int, state: Any, score: float | None = None, note: Mapping[str, Any] | None = None) -> None:
-        """Saves in the background; the arrays are copied before this returns.
+        """Saves in the background, in place of one of the same number; the arrays are copied before this returns.
 
         Args:
             step: steps done.
             state: a pytree of arrays.
             score: accuracy on the validation split, if there is one.
             note: plain values to be found again (`note_of`).
+
+        Raises:
+            OSError: it, or what was saved before, could not be written.
         """
         # The hash before the checkpoint: killed in between, there is a hash too many, which nobody asks for.
         self._index[str(step)] = {"sha256": sha256(state), **(note or {})}
@@ -99,7 +105,11 @@ class Checkpoints:
         if hosts.is_first():
             write_json(self._folder.parent / INDEX, self._index)
         metrics = None if score is None else {SCORE: score}
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        with self._writing():
+            if step in self._manager.all_steps():
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def note_of(self, step: int) -> Mapping[str, Any]:
         """What was noted with a checkpoint."""
@@ -152,13 +162,32 @@ class Checkpoints:
         self._manager.reload()
 
     def wait(self) -> None:
-        """Waits for what is being saved."""
-        self._manager.wait_until_finished()
+        """Waits for what is being saved.
+
+        Raises:
+            OSError: it, or what was saved before, could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for what is being saved."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """`wait`, for the last time."""
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Makes one kind of error of all that a full, lost or write-protected disk raises in the libraries below."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            number = int(found[1]) if found else errno.EIO
+            said = os.strerror(number) if found else " ".join(str(error).split())[:200]
+            raise OSError(number, said, str(self._folder)) from error
 
 
 def sha256(state: Any) -> str:

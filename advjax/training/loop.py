@@ -45,6 +45,7 @@ from advjax.training.step import (
     Order,
     Sent,
     StepConfig,
+    check_microbatches,
     make_epoch_end,
     make_indexed_step,
     make_step,
@@ -84,6 +85,7 @@ class Trainer:
         for name in (*method.trained, *method.frozen, *method.averaged):
             if name not in modules:
                 raise InputError(f"must have the method's network {name!r}, they are {sorted(modules)}", "modules")
+        check_microbatches(method, config.microbatches, 0, 1)
         self.method, self.modules, self.optimizer, self.config = method, modules, optimizer, config
         self.devices = list(devices) if devices is not None else parallel.local_devices()
         self.mapping = mapping
@@ -149,6 +151,7 @@ class Trainer:
         """
         count = len(labels)  # type: ignore[arg-type]
         parallel.check_batch_size(count, self.devices)
+        check_microbatches(self.method, self.config.microbatches, count, len(self.devices))
         if self.method.views > 1:
             raise InputError(
                 f"must be one that sees one view of an image, {type(self.method).__name__} sees more", "method"

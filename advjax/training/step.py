@@ -91,6 +91,10 @@ class StepConfig:
         batch_norm: `"global"`: statistics over the whole batch, so that one device equals four; `"device"`: over each
             device's share.
         products: how accelerators multiply float32, `advjax.compiling.products`.
+        microbatches: parts of a batch that are taken one after the other, their gradients added up: less memory for the
+            same step, to rounding, where examples do not meet. In BatchNorm and in dropout they do: it normalises over
+            what one part has on all devices (or on its own), and the running statistics move once a step, by the mean
+            over the parts, as over devices with `"device"`.
     """
 
     num_classes: int = field(10, at_least(1), "number of classes")
@@ -99,9 +103,25 @@ class StepConfig:
     augment: str = field("none", Parsed(parse_augment, ", ".join(KINDS)), "of the training images")
     batch_norm: str = field("global", one_of("global", "device"), "whose share of the batch BatchNorm normalises over")
     products: str = field("default", one_of(*PRECISIONS, kind="precision"), "how accelerators multiply float32")
+    microbatches: int = field(1, at_least(1), "parts of a batch that are taken one after the other")
 
     def __post_init__(self) -> None:
         fields.check(self)
+
+
+def check_microbatches(method: Method, microbatches: int, batch_size: int, devices: int) -> None:
+    """Raises `InputError` unless batches of a method can be taken in so many parts."""
+    if microbatches > 1 and not method.divisible:
+        raise InputError(
+            f"must be 1 for {type(method).__name__}, whose step needs the whole batch at once; it is {microbatches}",
+            "microbatches",
+        )
+    if batch_size % (devices * microbatches):
+        raise InputError(
+            f"must be 1, or such that batch_size, {batch_size}, is a multiple of it times the {devices} devices; it is "
+            f"{microbatches}",
+            "microbatches",
+        )
 
 
 def make_step(
@@ -138,11 +158,16 @@ def make_step(
         metrics: dict[str, Any] = {}
         for index, names in enumerate(method.update_groups):
             context = dataclasses.replace(context, group=index)
-            if index == 0 or method.perturb_each_group:
-                adversarial, moved = method.perturb(context, jax.random.fold_in(attack_key, index))
-                adversarial, context = jax.lax.stop_gradient(adversarial), context.with_nets(moved)
-            group_key = jax.random.fold_in(loss_key, index)
-            at, gradients, (value, aux) = _gradients(method, context, adversarial, group_key)
+            group_keys = (jax.random.fold_in(attack_key, index), jax.random.fold_in(loss_key, index))
+            if config.microbatches > 1:
+                adversarial, (at, gradients, (value, aux)) = _in_parts(method, context, group_keys, config)
+            else:
+                if index == 0 or method.perturb_each_group:
+                    adversarial, context = _perturbed(method, context, group_keys[0])
+                at, gradients, (value, aux) = _gradients(method, context, adversarial, group_keys[1])
+            # The loss is a sum over all devices, and the transpose of psum is psum: every device's gradient is the
+            # derivative of the sum of all devices' (equal) losses, so the mean over devices is the gradient.
+            gradients = jax.lax.pmean(gradients, parallel.AXIS)
             params = {}
             for name in names:
                 rule = method.optimizer(name, optimizer, epoch, config.epochs)
@@ -240,7 +265,7 @@ def make_epoch_end(
             for name in names:
                 net = dataclasses.replace(context.nets[name].with_stats(stats[name]), weight=batch.weight)
                 net = net.train(batch.image, momentum=index / (index + 1.0))[1]
-                stats = {**stats, name: _shared(net.stats, config.batch_norm)}
+                stats = {**stats, name: _shared(net.stats, config.batch_norm, batch.weight)}
             return stats
 
         if names:
@@ -359,22 +384,77 @@ def _gradients(method: Method, context: Context, adversarial: Any, key: jax.Arra
         return method.loss(context.with_params(at), adversarial, key)
 
     (value, aux), gradients = jax.value_and_grad(loss, has_aux=True)(at)
-    # The loss is a sum over all devices, and the transpose of psum is psum: every device's gradient is the
-    # derivative of the sum of all devices' (equal) losses, so the mean over devices is the gradient.
-    return at, jax.lax.pmean(gradients, parallel.AXIS), (value, aux)
+    return at, gradients, (value, aux)
+
+
+def _perturbed(method: Method, context: Context, key: jax.Array) -> tuple[Any, Context]:
+    adversarial, moved = method.perturb(context, key)
+    return jax.lax.stop_gradient(adversarial), context.with_nets(moved)
+
+
+def _in_parts(method: Method, context: Context, keys: tuple[jax.Array, jax.Array], config: StepConfig):
+    """The adversarial examples and what `_gradients` gives, of a batch taken part by part: their mean, by size.
+
+    A part has every so many-th example, so that the padding of a last batch spreads over all.
+    """
+    count = config.microbatches
+    parts = jax.tree.map(
+        lambda leaf: jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0),
+        (context.batch, context.state.per_example),
+    )
+    total = parallel.psum(jnp.sum(context.batch.weight))
+
+    def taken(index, batch, rows):
+        nets = {
+            name: dataclasses.replace(net, weight=batch.weight, key=jax.random.fold_in(net.key, index))
+            for name, net in context.nets.items()
+        }
+        part = dataclasses.replace(context, batch=batch, nets=nets, state=State(context.state.shared, rows))
+        adversarial, part = _perturbed(method, part, keys[0])
+        _, gradients, (value, aux) = _gradients(method, part, adversarial, keys[1])
+        state, moved = aux.state or part.state, {**part.nets, **aux.nets}
+        stats = _shared({name: moved[name].stats for name in method.trained}, config.batch_norm, batch.weight)
+        share = parallel.psum(jnp.sum(batch.weight)) / total
+        mean = jax.tree.map(lambda leaf: jnp.where(share > 0, leaf * share, 0), (gradients, value, stats))
+        sums = jax.tree.map(lambda leaf: jnp.where(share > 0, leaf, 0), dict(aux.metrics))
+        return (mean, sums), (adversarial, state)
+
+    def add(summed, part):
+        more, kept = taken(*part)
+        return jax.tree.map(jnp.add, summed, more), kept
+
+    pieces = (jnp.arange(count), *parts)
+    shapes = jax.eval_shape(lambda: taken(*jax.tree.map(lambda leaf: leaf[0], pieces))[0])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    ((gradients, value, stats), sums), (adversarial, states) = jax.lax.scan(add, nothing, pieces)
+
+    def whole(leaf):
+        return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+    shared = jax.tree.map(lambda leaf: leaf[-1], states.shared)
+    state = State(shared, jax.tree.map(whole, states.per_example))
+    nets = {name: context.nets[name].with_stats(value) for name, value in stats.items()}
+    at = {name: context.nets[name].params for name in method.trained}
+    return jax.tree.map(whole, adversarial), (at, gradients, (value, Aux(nets, state, sums)))
 
 
 def _advanced(context: Context, params: Mapping[str, Any], aux: Aux, batch_norm: str) -> Context:
     """After an update: new parameters of the group, new statistics, new state."""
-    stats = _shared({name: net.stats for name, net in aux.nets.items()}, batch_norm)
+    stats = _shared({name: net.stats for name, net in aux.nets.items()}, batch_norm, context.batch.weight)
     context = context.with_params(params)
     context = context.with_nets({name: context.nets[name].with_stats(value) for name, value in stats.items()})
     return context if aux.state is None else dataclasses.replace(context, state=aux.state)
 
 
-def _shared(stats: Any, batch_norm: str) -> Any:
-    """The same statistics on all devices, where each took its own."""
-    return jax.lax.pmean(stats, parallel.AXIS) if batch_norm == "device" else stats
+def _shared(stats: Any, batch_norm: str, weight: jax.Array) -> Any:
+    """The same statistics on all devices, where each took its own: their mean, by how many examples each has.
+
+    A device's share of the last batch may be padding alone, whose statistics are those of nothing.
+    """
+    if batch_norm != "device":
+        return stats
+    count = jnp.sum(weight)
+    return jax.tree.map(lambda leaf: parallel.psum(leaf * count) / parallel.psum(count), stats)
 
 
 def _added(metrics: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

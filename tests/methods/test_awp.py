@@ -188,3 +188,22 @@ def test_created_by_name():
         methods.create("trades", awp_gamma=0.1)
     with pytest.raises(InputError, match=r"^awp_warmup must be between 0 and 1"):
         methods.create("trades_awp", awp_warmup=2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain(Natural):
+    """A method that has no name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Around(Wrapper):
+    """A wrapper from outside, by default around a method that has no name."""
+
+    base: Method = AWP(Plain(), gamma=0.5)
+
+
+def test_a_wrapper_from_outside_may_go_around_a_method_from_outside():
+    name = f"{__name__}:Around"
+    base = methods.defaults(name)["base"]
+    assert (base["name"], base["base"]["name"]) == ("advjax.methods.awp:AWP", f"{__name__}:Plain")
+    assert methods.create(name) == methods.create(name, **methods.defaults(name)) == Around()

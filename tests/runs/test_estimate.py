@@ -1,11 +1,13 @@
 """What a run would be: said without training, measured with stand-ins for teachers that are not there yet."""
 
+import re
+
 import jax
 import numpy as np
 
 from advjax import models, runs
 from advjax.runs.display import Display
-from advjax.runs.estimate import describe, time_step, with_stand_ins
+from advjax.runs.estimate import compile_step, describe, memory, time_step, with_stand_ins
 from advjax.runs.experiment import Teacher
 
 
@@ -17,11 +19,21 @@ def test_a_description_names_data_networks_and_time(small_config, capsys):
     assert "data: npz, 3 classes, images (4, 4, 1), 96 to train, 16 to validate, 32 to test" in text
     assert f"network model: TinyCNN, {count:,} parameters" in text
     assert '"eps": "0.2"' in text and "6 steps take about" in text
+    assert re.search(r"memory: a step needs 0\.\d\d MiB on each device, of \d+\.\d\d GiB\n", text)
 
 
-def test_a_step_is_timed_without_what_came_before(small_config):
-    compiling, step = time_step(runs.build(small_config), repeats=2)
-    assert 0 < step < compiling
+def test_a_step_that_does_not_fit_is_said_and_not_tried(small_config, capsys, monkeypatch):
+    experiment = runs.build(small_config)
+    step = compile_step(experiment)
+    data = experiment.dataset.train.image.nbytes
+    assert data < step.bytes < 100 * data
+    assert 0 < time_step(experiment, step, repeats=2) < step.seconds
+    monkeypatch.setattr(memory, "of_each", lambda devices: step.bytes - 1)
+    monkeypatch.setattr("advjax.runs.estimate.time_step", None)
+    describe(experiment, Display(live=False))
+    text = capsys.readouterr().out
+    assert "IT DOES NOT FIT, lower batch_size, it is 32, or raise microbatches, it is 1" in text
+    assert "time: not measured" in text
 
 
 def test_stand_ins_are_for_those_that_are_missing(small_config):

@@ -3,19 +3,23 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from advjax import load_run, parallel, runs
+from advjax import cli, load_run, models, parallel, runs
 from advjax.errors import InputError, Stopped
 from advjax.evaluate import params_sha256
 from advjax.runs import build
 from advjax.runs.display import Display
+from advjax.runs.experiment import Teacher
+from advjax.runs.finish import prepare_teachers
 from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
 from advjax.runs.train import train
@@ -79,10 +83,17 @@ def comparable(workdir):
 
 def test_stopped_within_an_epoch_it_ends_in_the_same_parameters_and_metrics(whole, tmp_path):
     with pytest.raises(Stopped, match=r"stopped by .* after step 3, which is saved") as stopped:
-        trained(tmp_path, interrupts=Watcher(2 * 2))  # looked at twice a step
+        trained(tmp_path, interrupts=Watcher(2))  # looked at once a step
     assert stopped.value.signal == signal.SIGTERM
     with pytest.raises(Stopped, match="after step 6"):
-        trained(tmp_path, interrupts=Watcher(2 * 2))
+        trained(tmp_path, interrupts=Watcher(2))
+    now = time.time()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda: now - 1e8)  # the clock was set back by three years
+        # Six steps to the end of the third epoch, which ends with a validation.
+        with pytest.raises(Stopped, match="during the validation"):
+            trained(tmp_path, interrupts=Watcher(6))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[0] == "12"
     assert trained(tmp_path) == whole[1]
     assert comparable(tmp_path) == comparable(whole[0])
 
@@ -151,6 +162,101 @@ def test_divergence_is_one_line_or_a_way_back(tmp_path):
     records = read_metrics(tmp_path / "back" / "metrics.jsonl")
     assert [record["rollbacks"] for record in records] == [2] * EPOCHS
     assert records[0]["learning_rate"] == pytest.approx(0.1)
+
+
+def test_memory_that_runs_out_is_one_line_that_names_what_to_change(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123456789 bytes.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("advjax.training.Trainer.steps", fails)
+        with pytest.raises(
+            InputError, match=r"memory ran out: lower batch_size, it is 100, or raise microbatches, it is 1"
+        ):
+            trained(tmp_path)
+    monkeypatch.setattr("advjax.runs.train.attack_dataset", fails)
+    with pytest.raises(InputError, match=r"memory ran out: lower evaluation\.batch_size"):
+        trained(tmp_path)
+
+
+def test_a_signal_does_not_wait_for_the_measurement_of_a_teacher(tmp_path):
+    experiment = build(config())
+    module = experiment.modules["model"]
+    teacher = Teacher("robust", "a file", module, models.init(module, jax.random.key(0), (8, 8, 1)))
+    experiment = experiment._replace(teachers={"robust_teacher": teacher})
+    with pytest.raises(Stopped, match="during the measurement of teacher robust"):
+        prepare_teachers(experiment, tmp_path, Display(live=False), Watcher(0))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 2 MB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", place], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs more rights")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+class Fault(Watcher):
+    """Something that happens to the disk while training looks whether it is to stop."""
+
+    def __init__(self, after, happens):
+        super().__init__(after)
+        self.happens = happens
+
+    @property
+    def signal(self):
+        self.seen += 1
+        if self.seen == self.after:
+            self.happens()
+        return None
+
+    @signal.setter
+    def signal(self, value):
+        pass
+
+
+def fill(place, left=0):
+    """Leaves so many bytes of a disk."""
+    usage = os.statvfs(place)
+    with open(place / "ballast", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, usage.f_bavail * usage.f_bsize - left)
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("left", [0, 2**14], ids=["full", "nearly full"])
+def test_a_full_disk_is_one_line_and_costs_nothing_that_was_saved(whole, disk, capsys, left):
+    run = disk / "run"
+    with pytest.raises(Stopped):
+        trained(run, interrupts=Watcher(2))
+    before = content(run / "checkpoints" / "3")
+    capsys.readouterr()
+    assert cli.guarded(lambda argv: trained(run, interrupts=Fault(2, lambda: fill(disk, left))), []) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "No space left on device; the same command goes on" in said
+    assert content(run / "checkpoints" / "3") == before
+    (disk / "ballast").unlink()
+    assert trained(run) == whole[1] and comparable(run) == comparable(whole[0])
+
+
+def test_a_lost_folder_or_a_read_only_disk_is_one_line(whole, disk, capsys):
+    run = disk / "run"
+    with pytest.raises(Stopped):
+        trained(run, interrupts=Watcher(4))
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    assert cli.guarded(lambda argv: trained(run), []) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "workdir must be a folder that can be written to" in said
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    status = cli.guarded(lambda argv: trained(run, interrupts=Fault(1, lambda: shutil.rmtree(run))), [])
+    said = capsys.readouterr().err
+    assert (status, len(said.splitlines())) == (1, 1) and "No such file or directory; the same command goes on" in said
+    assert trained(run) == whole[1] and comparable(run) == comparable(whole[0])
 
 
 def test_a_second_process_says_who_has_the_folder(tmp_path):

@@ -41,6 +41,9 @@ def test_a_default_config_has_every_field_and_takes_no_other():
         runs.default("trades", betta=1.0)
 
 
+ENDLESS = {}
+ENDLESS["a"] = ENDLESS
+
 # One of every kind of field; the rules themselves are tested below.
 WRONG = [
     ({"seed": 2**32}, r"^seed must be a whole number from 0 to 4294967295, it is 4294967296"),
@@ -67,13 +70,28 @@ WRONG = [
     ({"data": {"nmae": "x"}}, r"^unknown config field 'data\.nmae'; did you mean data\.name"),
     ({"network": {"width": 3}}, r"^network\.name must be a name, it is None"),
     ({"method": {"name": None}}, r"^method\.name must be a name, it is None"),
+    ({"epochs": 2**70}, r"^epochs must be a whole number of at most 64 bits, it is 1180591620717411303424"),
+    ({"batch_size": 10**5000}, r"^batch_size must be a whole number of at most 64 bits, it is a number of 16610 bits"),
+    ({"data": {"path": "a\0b"}}, r"^data\.path must be text, it is 'a.x00b'"),
+    (
+        {"network": {"name": "resnet18", "mean": [b"x"]}},
+        r"^network\.mean must be a finite number, text, .*, it is b'x'",
+    ),
+    ({"network": {"name": "resnet18", "width": 2**70}}, r"^network\.width must be a whole number of at most 64 bits"),
+    ({"network": {"name": "resnet18", 3: 4}}, r"^network must be fields whose names are text, it is 3"),
+    ({"networks": {"peer1": (3,)}}, r"^networks\.peer1 must be a group of fields, it is \(3,\)"),
+    ({"networks": ENDLESS}, r"^networks\.a\.a.* must be a finite number, text"),
+    (
+        {"teachers": {"clean": {"train": {"epochs": object}}}},
+        r"^teachers\.clean\.train\.epochs must be a finite number",
+    ),
     ({"teachers": {"clean": {"checkpoint": "first"}}}, r"^teachers\.clean\.checkpoint must be a checkpoint"),
     ({"teachers": {"clean": {"path": 3}}}, r"^teachers\.clean\.path must be text"),
     ({"teachers": {"clean": 3}}, r"^teachers\.clean must be a group of fields"),
 ]
 
 
-@pytest.mark.parametrize(("values", "message"), WRONG, ids=[str(values) for values, _ in WRONG])
+@pytest.mark.parametrize(("values", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_wrong_values_are_one_line_that_names_the_field(values, message):
     with pytest.raises(InputError, match=message) as caught:
         runs.read(values)
@@ -89,6 +107,11 @@ def test_wrong_values_are_one_line_that_names_the_field(values, message):
         ({"name": "trades_awp", "awp_gamma": -1.0}, r"^method\.awp_gamma must be at least 0"),
         ({"name": "sglr", "base": {"name": "mart", "beta": "x"}}, r"^method\.base\.beta must be a finite number"),
         ({"name": "msd", "l2": {"eps": -1}}, r"^method\.l2\.eps must be at least 0"),
+        ({"name": "msd", "l2": "x"}, r"^method\.l2 must be a group of fields, it is 'x'"),
+        ({"name": "sglr", "base": 3.0}, r"^method\.base must be a method's name and hyperparameters, it is 3\.0"),
+        ({"name": "sglr", "base": {"name": [1]}}, r"^method\.base\.name must be a method's name, it is \(1,\)"),
+        ({"name": "trades", "attack": {}}, r"^method\.attack is no hyperparameter"),
+        ({"name": "advjax.methods:Wrapper"}, r"^method\.base\.name must be a method's name, it is None"),
     ],
 )
 def test_wrong_hyperparameters_are_named_as_the_config_has_them(values, message):

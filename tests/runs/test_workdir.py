@@ -1,12 +1,16 @@
 """A run's folder: what cannot be read is said in one line."""
 
+import functools
 import json
+import pathlib
+import re
 import shutil
 
 import pytest
 
 import advjax
-from advjax import runs
+from advjax import cli, runs
+from advjax.cli import export
 from advjax.errors import InputError
 from advjax.runs.workdir import is_finished, prepare, read_config
 
@@ -95,3 +99,40 @@ def test_a_folder_is_prepared_for_one_training_alone(small_config, copy, tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="workdir must be a folder that can be written to"):
         prepare(tmp_path / "file", runs.build(small_config))
+
+
+def test_a_run_that_is_not_finished_is_nothing_to_start_from_and_is_exported_with_a_warning(copy, small_config, capsys):
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**content, "epochs": 9}))
+    said = r"the run in .*copy is not finished, 2 of 9 epochs are done"
+    for group, field in (((), "init_from"), (("evaluation",), "surrogate")):
+        config = small_config.copy_and_resolve_references()
+        functools.reduce(getattr, group, config)[field] = str(copy)
+        with pytest.raises(InputError, match="^" + r"\.".join([*group, field]) + f": {said}"):
+            runs.build(config)
+    assert cli.guarded(export._command, ["", f"--workdir={copy}", "--format=orbax"]) == 0
+    assert re.search(f"warning: {said}", capsys.readouterr().out)
+    assert re.search(f"- warning: {said}", (copy / "export/orbax/model_card.md").read_text())
+
+
+def test_a_surrogate_is_loaded_before_anything_is_trained(copy, small_config):
+    config = small_config.copy_and_resolve_references()
+    config.evaluation.surrogate = str(copy)
+    _, variables = runs.build(config).surrogate
+    assert advjax.evaluate.params_sha256(variables) == advjax.evaluate.params_sha256(advjax.load_run(copy)[1])
+    described = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps({**described, "image_shape": [8, 8, 1]}))
+    with pytest.raises(
+        InputError, match=r"^evaluation\.surrogate: the run in .*copy has 3 classes and images \(8, 8, 1\)"
+    ):
+        runs.build(config)
+
+
+@pytest.mark.parametrize("field", ["init_from", "evaluation.surrogate", "data.path"])
+def test_names_that_no_file_can_have(small_config, field):
+    config = small_config.copy_and_resolve_references()
+    *group, name = field.split(".")
+    functools.reduce(getattr, group, config)[name] = "x" * 400
+    with pytest.raises(InputError, match=f"^{field}"):
+        runs.build(config)
+    assert not is_finished(pathlib.Path("x" * 400), runs.read(small_config))
