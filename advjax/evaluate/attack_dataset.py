@@ -80,11 +80,11 @@ def attack_dataset(
     batch_size: int = 0,
     devices: Sequence[jax.Device] | None = None,
     surrogate: LogitsFn | None = None,
+    own_loss: OwnLoss | None = None,
     progress: Progress = lambda done, total: None,
     record_path: str | os.PathLike[str] | None = None,
     network_hash: str | None = None,
     non_finite: str = "broken",
-    own_loss: OwnLoss | None = None,
 ) -> Outcome:
     """Attacks every example of a split.
 
@@ -101,13 +101,13 @@ def attack_dataset(
             suits the devices.
         devices: where to run; this host's if absent.
         surrogate: the network that the examples are crafted on, if another (transfer attack, `craft` only).
+        own_loss: for a row with `attack.own_loss`: `(x', x, y) -> [B]`, the loss that it maximises, evaluation mode.
         progress: called with what is done and the total.
         record_path: file to which every outcome is appended as it is known; the same call again goes on from there.
             The file knows the network, by its weights or by its logits on fixed images, and refuses another one.
         network_hash: a name for the network beside that.
         non_finite: what NaN or infinite logits of an attacked image count as, `"broken"` or `"robust"` (flagged either
             way).
-        own_loss: for a row with `attack.own_loss`: `(x', x, y) -> [B]`, the loss that it maximises, evaluation mode.
 
     Raises:
         InputError: a bad seed or batch size, a function that gives no logits, images that are not uint8, labels that
