@@ -2,8 +2,9 @@
 
 CIFAR-10-C and its like hold a file KIND.npy per kind, uint8 [5 M, H, W, C], the test set's M images at severity 1, then
 all of them at severity 2, and so on, and labels.npy [5 M]. Without such a folder the protocol makes the noises, brightness
-and contrast itself, with the constants that CIFAR-10-C was made with; blurs, weather and compression come of libraries
-whose versions change the pixels, and are read from the files only.
+and contrast itself, with the constants that CIFAR-10-C was made with; blurs, weather and compression are read from the
+files only: they come of libraries whose versions change the pixels, and those packages that gather them have ImageNet-C's
+constants, which small images do not survive.
 """
 
 from __future__ import annotations
