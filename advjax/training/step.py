@@ -162,7 +162,8 @@ def make_streamed_step(
 
     def streamed(state: TrainState, frozen: Mapping[str, Any], sent: Sent):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
-        batch = _augmented(sent, key, config.augment, image_shape, views)
+        image, *others = _views(key, from_rows(sent.image, image_shape), sent.rows, config.augment, views)
+        batch = Batch(image, sent.label, sent.rows, sent.weight, tuple(others))
         return step(state, frozen, batch, state.step // per_epoch)
 
     return streamed
@@ -227,15 +228,14 @@ def _gathered(
 ) -> Batch:
     """The batch of this index in an epoch's order, gathered and augmented."""
     rows, weight = jax.tree.map(lambda leaf: leaf[index], (order.rows, order.weight))
-    return _augmented(Sent(data.image[rows], data.label[rows], rows, weight), key, kind, image_shape, views)
+    image, *others = _views(key, from_rows(data.image[rows], image_shape), rows, kind, views)
+    return Batch(image, data.label[rows], rows, weight, tuple(others))
 
 
-def _augmented(sent: Sent, key: jax.Array, kind: str, image_shape: tuple[int, int, int], views: int = 1) -> Batch:
-    raw = from_rows(sent.image, image_shape)
-    # A view is drawn by a key of its own; the first one's is that of a method with a single one.
+def _views(key: jax.Array, raw: jax.Array, rows: jax.Array, kind: str, views: int) -> list[jax.Array]:
+    """Augmented views of every image; each is drawn by a key of its own, the first one's that of a method with one."""
     keys = [key, *(jax.random.fold_in(key, view) for view in range(1, views))]
-    image, *others = (augment(each, raw, sent.rows, kind) for each in keys)
-    return Batch(image, sent.label, sent.rows, sent.weight, tuple(others))
+    return [augment(each, raw, rows, kind) for each in keys]
 
 
 def _context(modules, config, phase, state, frozen, batch, epoch, key) -> Context:
