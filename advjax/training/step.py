@@ -225,8 +225,8 @@ def make_streamed_step(
 
     def streamed(state: TrainState, frozen: Mapping[str, Any], sent: Sent):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), state.step), 0)
-        raw = from_rows(sent.image, image_shape)
-        batch = _augmented(raw, sent.label, sent.rows, sent.weight, key, config.augment, views)
+        image, *others = _views(key, from_rows(sent.image, image_shape), sent.rows, config.augment, views)
+        batch = Batch(image, sent.label, sent.rows, sent.weight, tuple(others))
         return step(state, frozen, batch, state.step // per_epoch)
 
     return streamed
@@ -307,14 +307,14 @@ def _gathered(
     """The batch of this index in an epoch's order, gathered and augmented."""
     rows, weight, partner = jax.tree.map(lambda leaf: leaf[index], order)
     raw, label = _taken(data, rows, image_shape)
-    batch = _augmented(raw, label, rows, weight, key, config.augment, views)
+    image, *others = _views(key, raw, rows, config.augment, views)
     if partner is None:
-        return batch
-    # Drawn by the partner's own id: it is cut from as it stands in its own place.
+        return Batch(image, label, rows, weight, tuple(others))
+    # Drawn by the partner id: it is cut from as it stands in its own place.
     raw, other = _taken(data, partner, image_shape)
     image, target = cutmix(
         jax.random.fold_in(key, _CUTMIX),
-        batch.image,
+        image,
         jax.nn.one_hot(label, config.num_classes),
         rows,
         augment(key, raw, partner, config.augment),
@@ -324,13 +324,10 @@ def _gathered(
     return Batch(image, jnp.argmax(target, -1).astype(label.dtype), rows, weight, (), target)
 
 
-def _augmented(
-    raw: jax.Array, label: jax.Array, rows: jax.Array, weight: jax.Array, key: jax.Array, kind: str, views: int
-) -> Batch:
-    # A view is drawn by a key of its own; the first one's is that of a method with a single one.
+def _views(key: jax.Array, raw: jax.Array, rows: jax.Array, kind: str, views: int) -> list[jax.Array]:
+    """Augmented views of every image; each is drawn by a key of its own, the first is that of a method with one."""
     keys = [key, *(jax.random.fold_in(key, view) for view in range(1, views))]
-    image, *others = (augment(each, raw, rows, kind) for each in keys)
-    return Batch(image, label, rows, weight, tuple(others))
+    return [augment(each, raw, rows, kind) for each in keys]
 
 
 def _taken(data: Data, rows: jax.Array, image_shape: tuple[int, int, int]) -> tuple[jax.Array, jax.Array]:
