@@ -124,7 +124,7 @@ def autoattack(
     y: jax.Array | np.ndarray,
     *,
     norm: str,
-    eps: float,
+    eps: float | str,
     version: str = "standard",
     batch_size: int = 0,
     ids: jax.Array | np.ndarray | None = None,
@@ -154,7 +154,7 @@ def autoattack(
         x: clean images [N, H, W, C], float in [0, 1].
         y: labels [N].
         norm: `"linf"`, `"l2"` or `"l1"`.
-        eps: radius; 0 gives the clean accuracy.
+        eps: radius, a number or a fraction such as `"8/255"`; 0 gives the clean accuracy.
         version: `"standard"` (APGD-CE, APGD-T, FAB-T, Square), `"fast"` (the first two: not AutoAttack, but within
             0.02 points of it in 17 public logs), `"plus"` (l_inf and l_2; five restarts, more attacks) or `"rand"` (for
             randomised networks: APGD-CE and APGD-DLR on the mean gradient of 20 forwards).
@@ -199,7 +199,7 @@ def cascade(
     y: jax.Array | np.ndarray,
     *,
     norm: str,
-    eps: float,
+    eps: float | str,
     attacks: Sequence[str | Stage],
     targets: str = "logits",
     batch_size: int = 0,
@@ -466,6 +466,6 @@ class _Cascade:
         for s in self.stages:
             if s.name in ("apgd_t", "fab_t") and k < 10:
                 notes.append(f"{s.name}: {s.trials} target{'s' if s.trials > 1 else ''}, since there are {k} classes")
-            if getattr(s.attack, "loss", "").startswith("margin"):
+            if str(getattr(s.attack, "loss", "")).startswith("margin"):
                 notes.append(f"{s.name}: margin loss, since {k} classes are too few for the DLR loss")
         return tuple(notes)

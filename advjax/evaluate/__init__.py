@@ -1,6 +1,7 @@
 """Evaluation: protocols, one outcome per example, reports."""
 
 from advjax.evaluate.attack_dataset import Outcome, attack_dataset, per_example, run_protocol
+from advjax.evaluate.benchmark import Benchmark, benchmark
 from advjax.evaluate.protocols import PROTOCOLS, Attack, clean, pgd_attack, pgd_steps, protocol
 from advjax.evaluate.report import (
     assemble,
@@ -14,9 +15,11 @@ from advjax.evaluate.report import (
 __all__ = [
     "PROTOCOLS",
     "Attack",
+    "Benchmark",
     "Outcome",
     "assemble",
     "attack_dataset",
+    "benchmark",
     "clean",
     "markdown",
     "mean_over_networks",
