@@ -232,6 +232,7 @@ def cascade(
     logits_fn, x, y, norm, eps, num_classes = prepare(logits_fn, key, x, y, norm, eps, stochastic=stochastic)
     if np.ndim(eps):
         raise InputError("eps must be one number for all images")
+    eps = float(eps)
     check_count(eot_samples, "eot_samples", 1)
     check_choice(non_finite, "non_finite", NON_FINITE)
     check_choice(targets, "targets", ("logits", "malt"))
@@ -242,7 +243,7 @@ def cascade(
     if len(np.unique(example_ids)) < len(x):
         raise InputError("ids must differ from each other")
     images = Images(
-        np.asarray(x, np.float32), np.asarray(y, np.int32), example_ids, np.zeros((len(x), 0), np.int32), float(eps)
+        np.asarray(x, np.float32), np.asarray(y, np.int32), example_ids, np.zeros((len(x), 0), np.int32), eps
     )
     place = Devices(devices)
     run = _Cascade(
@@ -251,7 +252,7 @@ def cascade(
         progress or (lambda *_: None), norm if targets == "malt" else None,
     )  # fmt: skip
     config = {
-        "norm": norm, "eps": float(eps), "attacks": {s.name: f"{s.attack!r} x {s.trials}" for s in stages},
+        "norm": norm, "eps": eps, "attacks": {s.name: f"{s.attack!r} x {s.trials}" for s in stages},
         "classes": num_classes, "eot_samples": eot_samples, "stochastic": stochastic, "search_dtype": search_dtype,
         "non_finite": non_finite, "targets": targets, "key": np.asarray(jax.random.key_data(key)).tolist(),
         "network": network_hash,
