@@ -8,9 +8,6 @@ from typing import Any
 
 
 def _axes(columns: int = 1, rows: int = 1):
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     return plt.subplots(rows, columns, figsize=(5.2 * columns, 3.6 * rows), layout="constrained", squeeze=False)
