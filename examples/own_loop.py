@@ -42,7 +42,7 @@ def main(epochs=8):
             state, metrics = trainer.step(state, x, y, epoch=epoch)
         print(epoch, {name: round(value, 3) for name, value in average(metrics).items()})
 
-    f = advjax.logits_fn(module, {"params": state.params["model"], "batch_stats": state.stats["model"]})
+    f = advjax.logits_fn(module, state.variables("model"))
     x, y = images[1400:], labels[1400:]
     x_adv = advjax.attacks.pgd(f, jax.random.key(0), x, y, eps=0.2, step_size=0.05, steps=20)
     clean, robust = (float(np.mean(np.argmax(f(each), -1) == y)) for each in (x, x_adv))

@@ -21,8 +21,8 @@ def test_contributing_has_every_room():
 
 
 def test_pages_name_files_that_exist():
-    docs = ("docs/extending.md", "docs/methods.md", "docs/teachers.md", "docs/adaptive-attacks.md")
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *docs, "examples/README.md"):
+    docs = ("extending", "methods", "teachers", "adaptive-attacks", "coming-from")
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{d}.md" for d in docs), "examples/README.md"):
         folder = (ROOT / page).parent
         for target in re.findall(r"\]\((?!#)([^)#]+)", (ROOT / page).read_text()):
             assert (folder / target).exists(), f"{page}: {target}"

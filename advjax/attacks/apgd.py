@@ -13,8 +13,8 @@ import numpy as np
 
 from advjax import threat
 from advjax.attacks.engine.batching import run_alone
-from advjax.attacks.engine.inputs import check_count
-from advjax.attacks.engine.oracle import LOSSES, Example, Oracle, loss_for, prepare, select
+from advjax.attacks.engine.inputs import check_count, check_target
+from advjax.attacks.engine.oracle import LOSSES, Example, Loss, Oracle, loss_for, prepare, select
 from advjax.attacks.engine.show import summary
 from advjax.errors import InputError, unknown
 
@@ -90,13 +90,13 @@ class APGD:
 
     Attributes:
         norm: `"linf"`, `"l2"` or `"l1"`.
-        loss: a name of `oracle.LOSSES`; the success is untargeted whatever the loss.
+        loss: a name of `oracle.LOSSES` or a function `(logits, y) -> [B]`; the success is untargeted whatever the loss.
         steps: number of steps, those of all stages together.
         stop: whether an example is left alone once it is misclassified.
     """
 
     norm: str
-    loss: str = "ce"
+    loss: Loss = "ce"
     steps: int = 100
     stop: bool = False
 
@@ -272,9 +272,9 @@ def apgd(
     y: jax.Array,
     *,
     norm: str,
-    eps: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike | str,
     steps: int = 100,
-    loss: str = "ce",
+    objective: Loss = "ce",
     target: jax.Array | None = None,
     ids: jax.Array | None = None,
     non_finite: str = "broken",
@@ -290,12 +290,12 @@ def apgd(
         x: clean images [B, H, W, C], float in [0, 1].
         y: labels [B].
         norm: `"linf"`, `"l2"` or `"l1"`.
-        eps: radius, a number or [B].
+        eps: radius, a number, a fraction such as `"8/255"` or one per example [B].
         steps: number of steps; l_1 spends 30, 30 and 40 % of them at 3, 2 and 1 times the radius.
-        loss: `"ce"`, `"dlr"`, `"margin"`, `"probability_margin"`, `"dlr_targeted"` or
-            `"margin_targeted"`. A DLR loss becomes the margin where the classes are too few for it (DLR three, targeted
-            four).
-        target: the classes [B] that a targeted loss aims at.
+        objective: `"ce"`, `"margin"`, `"probability_margin"`, `"cw"`, `"dlr"`, `"dlr_targeted"`, `"margin_targeted"` or
+            a function `(logits, y) -> [B]`, maximised. A DLR loss becomes the margin where the classes are too few for it
+            (DLR three, targeted four).
+        target: the classes [B] that a targeted objective aims at.
         ids: example ids [B]; 0..B-1 if absent.
         non_finite: what logits that are NaN or infinite count as, `"broken"` (adversarial) or `"robust"`.
 
@@ -303,14 +303,16 @@ def apgd(
         `APGDResult`; every point lies in the ball and in [0, 1].
 
     Raises:
-        InputError: bad images, labels, radius or names; a targeted loss without target.
+        InputError: bad images, labels, radius or names; a targeted objective without target.
     """
     problem = prepare(logits_fn, key, x, y, norm, eps)
-    if loss not in LOSSES:
-        raise unknown("loss (of APGD)", loss, LOSSES)
+    if callable(objective):
+        check_target(objective, problem.y, len(problem.x), problem.num_classes)
+    elif objective not in LOSSES:
+        raise unknown("objective (of APGD)", objective, LOSSES)
+    elif objective.endswith("targeted") and target is None:
+        raise InputError(f"the objective {objective!r} needs target, one class per image")
     check_count(steps, "steps", 1)
-    if loss.endswith("targeted") and target is None:
-        raise InputError(f"the loss {loss!r} needs target, one class per image")
-    attack = APGD(problem.norm, loss_for(loss, problem.num_classes), steps)
+    attack = APGD(problem.norm, loss_for(objective, problem.num_classes), steps)
     state = run_alone(attack, problem, key, ids, target, non_finite=non_finite)
     return APGDResult(state.x_adv, state.success, state.best, state.best_value)

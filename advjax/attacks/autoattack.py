@@ -124,7 +124,7 @@ def autoattack(
     y: jax.Array | np.ndarray,
     *,
     norm: str,
-    eps: float,
+    eps: float | str,
     version: str = "standard",
     batch_size: int = 0,
     ids: jax.Array | np.ndarray | None = None,
@@ -154,7 +154,7 @@ def autoattack(
         x: clean images [N, H, W, C], float in [0, 1].
         y: labels [N].
         norm: `"linf"`, `"l2"` or `"l1"`.
-        eps: radius; 0 gives the clean accuracy.
+        eps: radius, a number or a fraction such as `"8/255"`; 0 gives the clean accuracy.
         version: `"standard"` (APGD-CE, APGD-T, FAB-T, Square), `"fast"` (the first two: not AutoAttack, but within
             0.02 points of it in 17 public logs), `"plus"` (l_inf and l_2; five restarts, more attacks) or `"rand"` (for
             randomised networks: APGD-CE and APGD-DLR on the mean gradient of 20 forwards).
@@ -199,7 +199,7 @@ def cascade(
     y: jax.Array | np.ndarray,
     *,
     norm: str,
-    eps: float,
+    eps: float | str,
     attacks: Sequence[str | Stage],
     targets: str = "logits",
     batch_size: int = 0,
@@ -234,6 +234,7 @@ def cascade(
     logits_fn, x, y, norm, eps, num_classes = prepare(logits_fn, key, x, y, norm, eps, stochastic=stochastic)
     if np.ndim(eps):
         raise InputError("eps must be one number for all images")
+    eps = float(eps)
     check_count(eot_samples, "eot_samples", 1)
     check_choice(non_finite, "non_finite", NON_FINITE)
     check_choice(targets, "targets", ("logits", "malt"))
@@ -244,7 +245,7 @@ def cascade(
     if len(np.unique(example_ids)) < len(x):
         raise InputError("ids must differ from each other")
     images = Images(
-        np.asarray(x, np.float32), np.asarray(y, np.int32), example_ids, np.zeros((len(x), 0), np.int32), float(eps)
+        np.asarray(x, np.float32), np.asarray(y, np.int32), example_ids, np.zeros((len(x), 0), np.int32), eps
     )
     place = Devices(devices)
     run = _Cascade(
@@ -253,7 +254,7 @@ def cascade(
         progress or (lambda *_: None), norm if targets == "malt" else None,
     )  # fmt: skip
     config = {
-        "norm": norm, "eps": float(eps), "attacks": {s.name: f"{s.attack!r} x {s.trials}" for s in stages},
+        "norm": norm, "eps": eps, "attacks": {s.name: f"{s.attack!r} x {s.trials}" for s in stages},
         "classes": num_classes, "eot_samples": eot_samples, "stochastic": stochastic, "search_dtype": search_dtype,
         "non_finite": non_finite, "targets": targets, "key": np.asarray(jax.random.key_data(key)).tolist(),
         "network": network_hash,
@@ -468,6 +469,6 @@ class _Cascade:
         for s in self.stages:
             if s.name in ("apgd_t", "fab_t") and k < 10:
                 notes.append(f"{s.name}: {s.trials} target{'s' if s.trials > 1 else ''}, since there are {k} classes")
-            if getattr(s.attack, "loss", "").startswith("margin"):
+            if str(getattr(s.attack, "loss", "")).startswith("margin"):
                 notes.append(f"{s.name}: margin loss, since {k} classes are too few for the DLR loss")
         return tuple(notes)

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax import threat
 from advjax.attacks.engine.batching import run_alone
 from advjax.attacks.engine.inputs import check_count
 from advjax.attacks.engine.oracle import Example, Oracle, prepare, select
 from advjax.attacks.engine.show import summary
+from advjax.errors import InputError
 from advjax.numbers import check_range, number
 
 
@@ -124,7 +126,7 @@ class CWResult(NamedTuple):
 
     Attributes:
         x_adv: the nearest adversarial point of every example, the clean image where there was none, [B, H, W, C].
-        success: whether there was one, [B].
+        success: whether there was one within the radius, [B].
         distance: its l_2 distance, infinite where there was none, [B].
     """
 
@@ -138,9 +140,12 @@ class CWResult(NamedTuple):
 
 def cw_l2(
     logits_fn: Callable[[jax.Array], jax.Array],
+    key: jax.Array,
     x: jax.Array,
     y: jax.Array,
     *,
+    norm: str = "l2",
+    eps: jax.typing.ArrayLike | str | None = None,
     steps: int = 1000,
     rounds: int = 9,
     learning_rate: float = 0.01,
@@ -155,8 +160,12 @@ def cw_l2(
 
     Args:
         logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], evaluation mode.
+        key: random key; all attacks are called alike, this one draws nothing.
         x: clean images [B, H, W, C], float in [0, 1].
         y: labels [B].
+        norm: `"l2"`, the only norm in which this attack is defined (in l_inf: `pgd` with the objective `"cw"`).
+        eps: radius, a number, a fraction such as `"128/255"` or one per example [B]: what counts as success (None: any
+            distance). `x_adv` is the nearest point found, whatever the radius.
         steps: Adam steps per round.
         rounds: rounds of the binary search.
         learning_rate: Adam's.
@@ -168,10 +177,12 @@ def cw_l2(
         `CWResult`; every point lies in [0, 1].
 
     Raises:
-        InputError: bad images or labels, no steps.
+        InputError: bad images, labels or radius, another norm, no steps.
     """
-    key = jax.random.key(0)
-    problem = prepare(logits_fn, key, x, y, "l2", 0.0)
+    if threat.canonical_norm(norm) != "l2":
+        raise InputError(f"norm must be l2, it is {norm}: in linf, pgd with objective='cw' is this attack's kin")
+    radius = threat.max_radius(norm, np.shape(x)[1:]) if eps is None else eps
+    problem = prepare(logits_fn, key, x, y, norm, radius)
     check_count(steps, "steps", 1)
     check_count(rounds, "rounds", 1)
     for name, value, least in (
@@ -182,4 +193,4 @@ def cw_l2(
         check_range(number(value, name), name, least)
     attack = CWL2(steps, rounds, learning_rate, first_c, confidence)
     state = run_alone(attack, problem, key, non_finite=non_finite)
-    return CWResult(state.x_adv, state.success, state.distance)
+    return CWResult(state.x_adv, state.success & (state.distance <= problem.eps), state.distance)

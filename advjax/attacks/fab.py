@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax import threat
 from advjax.attacks.engine.batching import run_alone
 from advjax.attacks.engine.inputs import check_count
 from advjax.attacks.engine.oracle import Example, Oracle, fold, prepare, select
 from advjax.attacks.engine.show import summary
+from advjax.errors import InputError
 
 
 def move_to_hyperplane(point: jax.Array, w: jax.Array, b: jax.Array, norm: str) -> jax.Array:
@@ -234,7 +236,7 @@ def fab(
     y: jax.Array,
     *,
     norm: str,
-    eps: jax.typing.ArrayLike = 0.0,
+    eps: jax.typing.ArrayLike | str | None = None,
     steps: int = 100,
     target: jax.Array | None = None,
     restart: int = 0,
@@ -249,8 +251,8 @@ def fab(
         x: clean images [B, H, W, C], float in [0, 1], correctly classified.
         y: labels [B].
         norm: `"linf"`, `"l2"` or `"l1"`.
-        eps: radius [B] or a number: what counts as success, and the scale of later restarts' starts. `x_adv` is the
-            nearest point found, whatever the radius.
+        eps: radius, a number, a fraction such as `"8/255"` or one per example [B]: what counts as success (None: any
+            distance), and the scale of later restarts' starts. `x_adv` is the nearest point found, whatever the radius.
         steps: number of iterations.
         target: classes [B] whose boundary is looked for; if absent, the nearest boundary of all, with as many
             backwards as classes in each iteration.
@@ -264,9 +266,12 @@ def fab(
     Raises:
         InputError: bad images, labels, radius or names.
     """
-    problem = prepare(logits_fn, key, x, y, norm, eps)
+    radius = threat.max_radius(norm, np.shape(x)[1:]) if eps is None else eps
+    problem = prepare(logits_fn, key, x, y, norm, radius)
     check_count(steps, "steps", 1)
     check_count(restart, "restart", 0)
+    if eps is None and restart:
+        raise InputError("a later restart needs eps, the scale of its start")
     attack = FAB(problem.norm, target is not None, steps, problem.num_classes)
     state = run_alone(attack, problem, key, ids, target, restart, non_finite=non_finite)
     return FABResult(state.x_adv, state.success, state.distance)

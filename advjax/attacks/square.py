@@ -286,7 +286,7 @@ def square(
     y: jax.Array,
     *,
     norm: str,
-    eps: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike | str,
     queries: int = 5000,
     ids: jax.Array | None = None,
     non_finite: str = "broken",
@@ -299,7 +299,7 @@ def square(
         x: clean images [B, H, W, C], float in [0, 1], square or not.
         y: labels [B].
         norm: `"linf"`, `"l2"` or `"l1"`.
-        eps: radius, a number or [B].
+        eps: radius, a number, a fraction such as `"8/255"` or one per example [B].
         queries: the budget, the first point aside.
         ids: example ids [B]; 0..B-1 if absent.
         non_finite: what logits that are NaN or infinite count as, `"broken"` (adversarial) or `"robust"`.

@@ -13,7 +13,7 @@ import numpy as np
 from advjax.data.base import Split
 from advjax.errors import InputError
 
-_EPOCH, _VALIDATION, _NOISE, _SUBSET, _EXTRA, _PARTNER = range(6)
+_EPOCH, _VALIDATION, _NOISE, _SUBSET, _EXTRA, _PARTNER, _CROP = range(7)
 
 
 def _words(count: int, seed: int, *purpose: int) -> np.ndarray:
@@ -24,9 +24,6 @@ def _words(count: int, seed: int, *purpose: int) -> np.ndarray:
 
 def _permutation(count: int, seed: int, *purpose: int) -> np.ndarray:
     return np.argsort(_words(count, seed, *purpose), kind="stable")
-
-
-_CROP = 6
 
 
 def crop_draws(seed: int, epoch: int, id: int, count: int) -> np.ndarray:

@@ -16,9 +16,7 @@ BLUE, RED, GREEN, GREY = "#0072b2", "#d55e00", "#00805a", "#4d5766"
 
 
 def _figure(width: float, height: float) -> Any:
-    import matplotlib
 
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=150)

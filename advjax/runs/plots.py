@@ -84,9 +84,6 @@ class Panel(NamedTuple):
 
 
 def _figure(width: float, height: float, **options: Any) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), **options)

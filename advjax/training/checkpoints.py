@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import pathlib
 import re
@@ -22,6 +23,11 @@ from advjax.files import read_json, write_json
 
 SCORE = "score"
 INDEX = "checkpoints.json"
+
+
+# What Orbax warns of at every checkpoint without a score and at every single restore, as they are meant here.
+_MEANT = ("Requested `tracked_metric`", "Metadata file does not exist")
+logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith(_MEANT))
 
 
 class Damaged(InputError):

@@ -34,6 +34,16 @@ class TrainState:
     opt_state: dict[str, Any]
     method: State
 
+    def variables(self, name: str = "model") -> dict[str, Any]:
+        """A network's variables, `{"params": ..., "batch_stats": ...}`, as `advjax.logits_fn` takes them.
+
+        They are the state's own arrays, which the next step takes: `jax.device_get` keeps a copy.
+
+        Args:
+            name: of a trained or averaged network, as the method calls it.
+        """
+        return {"params": self.params[name], "batch_stats": self.stats[name]}
+
 
 def create_state(
     method: Method,

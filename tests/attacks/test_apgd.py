@@ -276,18 +276,28 @@ def test_the_same_inside_jit():
         np.testing.assert_allclose(inside, alone, atol=1e-6)
 
 
-def test_a_targeted_loss_needs_a_target():
+def test_objectives_that_are_refused():
     f, x, y = toy.labelled(2)
     with pytest.raises(InputError, match="target"):
-        apgd(f, KEY, x, y, norm="linf", eps=0.1, loss="dlr_targeted")
-    with pytest.raises(InputError, match="loss"):
-        apgd(f, KEY, x, y, norm="linf", eps=0.1, loss="drl")
+        apgd(f, KEY, x, y, norm="linf", eps=0.1, objective="dlr_targeted")
+    with pytest.raises(InputError, match=r"objective \(of APGD\).*dlr"):
+        apgd(f, KEY, x, y, norm="linf", eps=0.1, objective="drl")
+    with pytest.raises(InputError, match="one value per example"):
+        apgd(f, KEY, x, y, norm="linf", eps=0.1, objective=lambda logits, y: jnp.mean(logits))
+
+
+def test_an_objective_of_ones_own_and_a_radius_as_people_write_it():
+    f, x, y = toy.labelled(4, wrong=0)
+    named = apgd(f, KEY, x, y, norm="linf", eps=8 / 255, objective="margin", steps=3)
+    own = apgd(f, KEY, x, y, norm="linf", eps="8/255", objective=losses.margin, steps=3)
+    for one, other in zip(named, own, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_target_overtakes_the_label():
     f, x, y = toy.labelled(8, wrong=0)
     target = (y + 3) % 10
-    result = apgd(f, KEY, x, y, norm="l2", eps=2.0, loss="margin_targeted", target=target, steps=40)
+    result = apgd(f, KEY, x, y, norm="l2", eps=2.0, objective="margin_targeted", target=target, steps=40)
     logits, row = np.asarray(f(result.best)), np.arange(8)
     np.testing.assert_allclose(result.loss, logits[row, target] - logits[row, y], atol=1e-4)
     assert np.mean(result.loss > 0) > 0.8

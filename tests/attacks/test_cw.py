@@ -3,11 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from advjax.attacks import cw_l2
 from advjax.attacks.cw import CWL2
 from advjax.attacks.engine.oracle import Example
+from advjax.errors import InputError
 from tests.attacks import toy
+
+KEY = jax.random.key(0)
 
 
 def test_distance_to_a_linear_boundary():
@@ -20,11 +24,19 @@ def test_distance_to_a_linear_boundary():
     gaps = logits[np.arange(5), y][:, None] - logits
     slopes = np.linalg.norm(weights.T[None] - weights.T[y][:, None], axis=-1)
     exact = np.where(gaps > 0, gaps / np.maximum(slopes, 1e-9), np.inf).min(-1)
-    result = cw_l2(f, x, y, steps=150, rounds=7, learning_rate=0.02, first_c=0.1)
+    result = cw_l2(f, KEY, x, y, steps=150, rounds=7, learning_rate=0.02, first_c=0.1)
     assert np.all(result.success) and np.all(np.argmax(f(result.x_adv), -1) != y)
     assert np.all(np.asarray(result.distance) >= exact * (1 - 1e-4))
     assert np.all(np.asarray(result.distance) <= exact * 1.1 + 1e-3)
     np.testing.assert_allclose(toy.distance(result.x_adv, x, "l2"), result.distance, rtol=1e-5)
+    # A radius changes what counts, not what is found.
+    within = cw_l2(
+        f, KEY, x, y, eps=float(jnp.median(result.distance)), steps=150, rounds=7, learning_rate=0.02, first_c=0.1
+    )
+    np.testing.assert_array_equal(within.x_adv, result.x_adv)
+    np.testing.assert_array_equal(within.success, result.distance <= jnp.median(result.distance))
+    with pytest.raises(InputError, match="norm must be l2"):
+        cw_l2(f, KEY, x, y, norm="linf")
 
 
 def test_the_weight_is_looked_for_by_binary_search():
@@ -48,7 +60,7 @@ def test_the_weight_is_looked_for_by_binary_search():
 
 def test_confidence_asks_for_more():
     f, x, y = toy.labelled(4, wrong=0)
-    result = cw_l2(f, x, y, steps=60, rounds=4, learning_rate=0.05, first_c=1.0, confidence=0.5)
+    result = cw_l2(f, KEY, x, y, steps=60, rounds=4, learning_rate=0.05, first_c=1.0, confidence=0.5)
     logits = np.array(f(result.x_adv))
     own = logits[np.arange(4), y]
     logits[np.arange(4), y] = -np.inf

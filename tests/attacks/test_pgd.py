@@ -1,11 +1,15 @@
 """PGD: optimal on a linear network, in ball and box, indifferent to batches, the same in every mode of calling."""
 
+import functools
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from advjax import attacks, losses, models, threat
+from advjax.attacks import pgd
 from advjax.attacks.engine.loops import repeat
 from advjax.errors import InputError
 
@@ -319,3 +323,33 @@ def test_logits_that_are_not_finite_leave_the_image_in_the_box(norm):
     x_adv = attacks.pgd(broken, KEY, X, Y, **settings(norm=norm))
     assert x_adv.min() >= 0 and x_adv.max() <= 1
     assert not np.array_equal(x_adv, X)
+
+
+def test_a_network_that_is_another_function_at_every_call_is_said_so_once():
+    """Not of one that is kept, of methods of equal objects, or within `jit`."""
+    x, y = jnp.full((2, 2, 2, 1), 0.5), jnp.zeros(2, jnp.int32)
+
+    def network(w, x):
+        return x.reshape(len(x), -1) @ w
+
+    def attack(f):
+        return pgd(f, KEY, x, y, eps=0.1, step_size=0.1, steps=0)
+
+    def made():
+        return lambda x: network(jnp.ones((4, 3)), x)
+
+    def caught(*functions):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for f in functions:
+                attack(f)
+        return [str(warning.message) for warning in found]
+
+    kept = made()
+    assert caught(*[kept] * 4) == []
+    assert caught(*(jax.tree_util.Partial(network, i * jnp.ones((4, 3))) for i in range(4))) == []
+    jax.jit(lambda: [attack(made()) for _ in range(4)])()
+    (message,) = caught(*(made() for _ in range(5)))
+    assert "third function made by <lambda>" in message and "test_pgd.py" in message and "compiled anew" in message
+    (message,) = caught(*(functools.partial(network, jnp.ones((4, 3))) for _ in range(5)))
+    assert "made by network" in message

@@ -7,9 +7,12 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
+
+from advjax.data.tfds import _split
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -206,3 +209,31 @@ def test_unprepared_or_unknown_data_sets_without_tensorflow(tmp_path):
     assert bad.startswith("unknown data set") and "digits" in bad
     assert all("data.name" in message and "\n" not in message for message in (cifar, wrong, text, bad))
     assert not any(tmp_path.iterdir())
+
+
+def test_the_test_part_comes_in_the_official_order():
+    """TFDS shuffles as it writes; CIFAR's examples have an id. Of the training part nothing depends on it."""
+
+    class Source(list):
+        def __getitems__(self, rows):
+            return [self[row] for row in rows]
+
+    class Builder:
+        def __init__(self, ids):
+            label = types.SimpleNamespace(num_classes=3)
+            parts = {part: types.SimpleNamespace(num_examples=3) for part in ("train", "test")}
+            self.info = types.SimpleNamespace(splits=parts, features={"label": label})
+            self.examples = [{"image": np.full((2, 2, 1), i, np.uint8), "label": i} for i in (2, 0, 1)]
+            for example, i in zip(self.examples, ids, strict=True):
+                example["id"] = i
+
+        def as_data_source(self, part):
+            return Source(self.examples)
+
+    for ids, part, expected in (
+        ([b"test_00002", b"test_00000", b"test_00001"], "test", [0, 1, 2]),
+        ([b"", b"", b""], "test", [2, 0, 1]),
+        ([b"train_2", b"train_0", b"train_1"], "train", [2, 0, 1]),
+    ):
+        split = _split(None, Builder(ids), part, "image", "label", None, "data.name")
+        assert split.label.tolist() == split.image[:, 0, 0, 0].tolist() == expected

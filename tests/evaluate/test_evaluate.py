@@ -332,6 +332,24 @@ def test_an_attack_on_the_first_images_only(split):
     assert (examples[6]["forwards"], examples[7]["forwards"]) == (5, 1)
 
 
+def test_a_benchmark_is_the_protocols_row(split, capsys):
+    row = evaluate.protocols.stages("autoattack_fast", "linf", 0.02, "apgd_ce", "apgd_t")
+    outcome = evaluate.attack_dataset(network, row, Split(*(part[:40] for part in split)), seed=3)
+    options = {"examples": 40, "version": "fast", "seed": 3}
+    result = evaluate.benchmark(network, split, eps=0.02, **options)
+    np.testing.assert_array_equal(result.attack.robust, outcome.robust)
+    lines = capsys.readouterr().out.splitlines()
+    assert "the first 40 of 50 test images" in lines[0] and "eps = 0.02;" in lines[0]
+    assert lines[1] == "Clean accuracy: 100.00%" and lines[2] == f"Adversarial accuracy: {outcome.accuracy:.2%}"
+    assert lines[4].split() == ["attack", "accuracy", "broken", "seconds"]
+    for wrong, message in (
+        ({}, "eps must be given .* cifar10 8/255"),
+        ({"eps": 0.1, "examples": 51}, "at most the 50"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate.benchmark(network, split, **wrong)
+
+
 def test_transfer_rows_need_a_surrogate(split):
     attacks = [evaluate.clean(), evaluate.pgd_steps(3, "linf", 0.02, name="transfer", transfer=True)]
     assert list(evaluate.run_protocol(network, attacks, split)) == ["clean"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import losses, threat
-from advjax.attacks.engine.loops import as_partial, is_traced
+from advjax.attacks.engine.loops import as_partial, is_traced, warn_if_made_anew
 from advjax.errors import InputError, unknown
 from advjax.numbers import number
 
@@ -189,7 +189,9 @@ def trace(logits_fn: Callable, image_shape: tuple[int, ...], *, stochastic: bool
 
 def count_classes(logits_fn: Callable, image_shape: tuple[int, ...], *, stochastic: bool = False) -> int:
     """K of `logits_fn`, which is traced without being run; raises as `trace` does."""
-    return trace(logits_fn, image_shape, stochastic=stochastic).out_info.shape[1]
+    classes = trace(logits_fn, image_shape, stochastic=stochastic).out_info.shape[1]
+    warn_if_made_anew(logits_fn)
+    return classes
 
 
 def check_labels(y: Any, num_classes: int, n: int | None = None, field: str = "y") -> None:

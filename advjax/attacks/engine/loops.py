@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from advjax import compiling
 
@@ -18,6 +20,34 @@ def as_partial(function: Callable) -> jax.tree_util.Partial:
     constants in it; any other function is compared by identity, so the same object never compiles twice.
     """
     return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
+
+
+_made: dict[Any, set[int]] = {}
+
+
+def warn_if_made_anew(function: Callable) -> None:
+    """Says once, at the third function object that one piece of code has made, that each is compiled anew.
+
+    Called outside `jit` only is it true: within, nothing is compiled for the attack alone.
+    """
+    kept = function.func if isinstance(function, jax.tree_util.Partial) else function
+    inner = kept.func if isinstance(kept, partial) else kept
+    code = getattr(inner, "__code__", None)
+    try:
+        seen, identity = _made.setdefault(code, set()), hash(kept)
+    except TypeError:  # `jit` will say so
+        return
+    # Under `jit` even a constant is traced.
+    if code is None or identity in seen or len(seen) == 3 or is_traced(jnp.zeros(())):
+        return
+    seen.add(identity)
+    if len(seen) == 3:
+        warnings.warn(
+            f"this is the third function made by {code.co_name} ({code.co_filename}:{code.co_firstlineno}) that is "
+            "attacked, and each is compiled anew: make it once, or carry what changes as an argument, as "
+            "advjax.logits_fn(module, variables) and jax.tree_util.Partial(apply, variables) do",
+            stacklevel=2,
+        )
 
 
 def is_traced(*trees: Any) -> bool:

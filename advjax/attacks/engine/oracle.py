@@ -25,6 +25,7 @@ from advjax.errors import InputError
 
 Keys = jax.Array | None
 TargetedLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Loss = str | losses.Objective
 
 
 class Example(NamedTuple):
@@ -65,10 +66,16 @@ LOSSES: dict[str, TargetedLoss] = {
     "ce": lambda logits, y, target: losses.cross_entropy(logits, y),
     "margin": lambda logits, y, target: losses.margin(logits, y),
     "probability_margin": lambda logits, y, target: losses.probability_margin(logits, y),
+    "cw": lambda logits, y, target: losses.cw(logits, y),
     "dlr": lambda logits, y, target: losses.dlr(logits, y),
     "margin_targeted": _targeted_margin,
     "dlr_targeted": losses.dlr_targeted,
 }
+
+
+def loss_values(loss: Loss, logits: jax.Array, e: Example) -> jax.Array:
+    """A loss by its name in `LOSSES`, or any function `(logits, y) -> [B]`."""
+    return loss(logits, e.y) if callable(loss) else LOSSES[loss](logits, e.y, e.target)
 
 
 def is_wrong(
@@ -180,19 +187,19 @@ class Oracle:
 
         return jax.lax.cond(jnp.any(wrong | strange), fresh_vote, lambda: (wrong, strange))
 
-    def value(self, loss: str, x: jax.Array, e: Example, keys: Keys) -> Answer:
+    def value(self, loss: Loss, x: jax.Array, e: Example, keys: Keys) -> Answer:
         """The loss and the verdict at `x`, from one forward per draw."""
 
         def draw(keys):
             logits = self.logits(x, keys, search=True)
-            return LOSSES[loss](logits, e.y, e.target), self._shares(logits, e.y)
+            return loss_values(loss, logits, e), self._shares(logits, e.y)
 
         value, shares = self.expectation(draw, keys)
         wrong, strange = self.confirm(shares, x, e.y, keys)
         return Answer(value, wrong, strange)
 
     def gradient(
-        self, loss: str, x: jax.Array, e: Example, keys: Keys, *, verdict: bool = True
+        self, loss: Loss, x: jax.Array, e: Example, keys: Keys, *, verdict: bool = True
     ) -> tuple[Answer, jax.Array]:
         """The loss and the verdict (unconfirmed without `verdict`) at `x`, and the gradient [B, H, W, C], 0 where it is
         not finite."""
@@ -200,7 +207,7 @@ class Oracle:
         def draw(keys):
             def total(x):
                 logits = self.logits(x, keys, search=True)
-                value = LOSSES[loss](logits, e.y, e.target)
+                value = loss_values(loss, logits, e)
                 return jnp.sum(value), (value, self._shares(logits, e.y))
 
             gradient, (value, shares) = jax.grad(total, has_aux=True)(x)
@@ -259,7 +266,9 @@ def prepare(logits_fn: Callable, key: Any, x: Any, y: Any, norm: str, eps: Any, 
     return Problem(as_partial(logits_fn), x, y, norm, eps, num_classes)
 
 
-def loss_for(loss: str, num_classes: int) -> str:
-    """`loss`, or the margin in place of a DLR loss that needs more classes (DLR three, targeted DLR four)."""
+def loss_for(loss: Loss, num_classes: int) -> Loss:
+    """`loss` itself, or the margin in place of a DLR loss that needs more classes (DLR three, targeted DLR four)."""
+    if not isinstance(loss, str):
+        return loss
     needed = {"dlr": 3, "dlr_targeted": 4}.get(loss, 2)
     return loss if num_classes >= needed else loss.replace("dlr", "margin")
