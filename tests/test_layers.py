@@ -24,7 +24,7 @@ FLOORS = [
 ]
 # Heavy or optional libraries, which most users of a module do without.
 HEAVY = {"torch", "tensorflow", "tensorflow_datasets", "matplotlib", "PIL", "tensorboardX", "safetensors", "sklearn"}
-HEAVY |= {"array_record", "orbax", "grain", "etils", "equinox", "haiku"}
+HEAVY |= {"array_record", "orbax", "grain", "etils", "equinox", "haiku", "wandb", "mlflow"}
 
 
 def floor(module):
