@@ -3,7 +3,7 @@
 `advjax.attacks` and `advjax.evaluate` take a `logits_fn` (images in [0, 1] to logits) and nothing else of this library;
 `advjax.methods` are the training methods, `advjax.models` the networks, `advjax.losses` the losses.
 
-Example:
+Examples:
     >>> import jax, advjax
     >>> module = advjax.models.create("tiny_cnn", num_classes=3)
     >>> variables = advjax.models.init(module, jax.random.key(0), (4, 4, 1))

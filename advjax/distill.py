@@ -29,7 +29,7 @@ def dropped(
     Returns:
         A scalar, `rate * factor ** (milestones passed)`.
 
-    Example:
+    Examples:
         >>> [round(float(dropped(0.1, epoch, 30, (1 / 3, 2 / 3))), 4) for epoch in (9, 10, 20)]
         [0.1, 0.01, 0.001]
     """
@@ -54,7 +54,7 @@ def balance_temperatures(
     Returns:
         The new temperatures [2].
 
-    Example:
+    Examples:
         >>> balance_temperatures(jnp.array([2.0, 3.0]), jnp.array([0.5, 0.2]), 0.1)
         Array([1.9, 3.1], dtype=float32)
     """
@@ -79,7 +79,7 @@ def balance_losses(
     Returns:
         The new weights [k], clipped at 0 and of sum 1. Losses that are all zero leave equal shares.
 
-    Example:
+    Examples:
         >>> balance_losses(jnp.array([0.5, 0.5]), jnp.array([3.0, 1.0]), jnp.array([4.0, 4.0]), 0.1).tolist()
         [0.525, 0.475]
     """
@@ -139,7 +139,7 @@ def peer_distillation(logits: jax.Array, peers: Sequence[jax.Array], temperature
     Returns:
         [B].
 
-    Example:
+    Examples:
         >>> peer_distillation(jnp.zeros((1, 2)), [jnp.log(jnp.array([[0.25, 0.75]]))])
         Array([0.1308], dtype=float32)
     """
@@ -151,7 +151,7 @@ def peer_distillation(logits: jax.Array, peers: Sequence[jax.Array], temperature
 def disagreement(logits: Sequence[jax.Array]) -> jax.Array:
     """Share of the pairs among several networks that predict different classes; two or more [B, K] -> [B].
 
-    Example:
+    Examples:
         >>> disagreement([jnp.eye(2), jnp.eye(2), jnp.eye(2)[::-1]]).tolist()  # two of three pairs
         [0.667, 0.667]
     """
@@ -163,7 +163,7 @@ def disagreement(logits: Sequence[jax.Array]) -> jax.Array:
 def dynamic_labels(logits: jax.Array) -> jax.Array:
     """DYNAT's labels, the guide's arg max without gradient; [B, K] -> int32 [B].
 
-    Example:
+    Examples:
         >>> dynamic_labels(jnp.array([[0.0, 2.0, 1.0]]))
         Array([1], dtype=int32)
     """
@@ -173,7 +173,7 @@ def dynamic_labels(logits: jax.Array) -> jax.Array:
 def label_memory(labels: jax.typing.ArrayLike, num_classes: int) -> jax.Array:
     """The memory that SGLR starts with: labels [N] one-hot, float32 [N, K], a row per training example.
 
-    Example:
+    Examples:
         >>> label_memory([1, 0], 3).tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
@@ -185,7 +185,7 @@ def refine_labels(
 ) -> jax.Array:
     """Self-guided refinement (SGLR), no gradient: q = w_c softmax(f(x)/T) + (1 - w_c) softmax(f(x')/T); -> [B, K].
 
-    Example:
+    Examples:
         >>> refine_labels(jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[1.0, 3.0]]))).tolist()
         [[0.3, 0.7]]
     """
@@ -198,7 +198,7 @@ def refine_labels(
 def remember(memory: jax.Array, refined: jax.Array, alpha: float = 0.9) -> jax.Array:
     """Self-distillation over time (SGLR), no gradient: S <- alpha S + (1 - alpha) q, on rows [B, K] of the memory.
 
-    Example:
+    Examples:
         >>> remember(jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.5]])).tolist()
         [[0.95, 0.05]]
     """
@@ -209,7 +209,7 @@ def remember(memory: jax.Array, refined: jax.Array, alpha: float = 0.9) -> jax.A
 def mix_with_labels(memory: jax.Array, label: jax.Array, r: float = 1.0) -> jax.Array:
     """What SGLR trains on: r S + (1 - r) onehot(y); rows [B, K], labels [B] -> [B, K].
 
-    Example:
+    Examples:
         >>> mix_with_labels(jnp.array([[0.5, 0.5]]), jnp.array([1]), r=0.8).tolist()
         [[0.4, 0.6]]
     """
@@ -219,7 +219,7 @@ def mix_with_labels(memory: jax.Array, label: jax.Array, r: float = 1.0) -> jax.
 def label_entropy(probabilities: jax.Array) -> jax.Array:
     """Entropy of labels given as probabilities, in nats; [B, K] -> [B].
 
-    Example:
+    Examples:
         >>> label_entropy(jnp.array([[0.5, 0.5]]))  # log 2
         Array([0.6931], dtype=float32)
     """

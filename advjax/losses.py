@@ -20,7 +20,7 @@ Objective = Callable[[jax.Array, jax.Array], jax.Array]
 def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Cross-entropy of softmax(logits) [B, K] against labels [B] or probabilities [B, K]; -> [B].
 
-    Example:
+    Examples:
         >>> cross_entropy(jnp.array([[0.0, jnp.log(3.0)]]), jnp.array([1]))  # -log(3/4)
         Array([0.2877], dtype=float32)
         >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.5, 0.5, 0.0, 0.0]]))  # log 4
@@ -38,7 +38,7 @@ def smooth_labels(target: jax.Array, num_classes: int, smoothing: float) -> jax.
     Returns:
         Probabilities [B, K]; `target` itself where `smoothing` is 0.
 
-    Example:
+    Examples:
         >>> smooth_labels(jnp.array([1]), 4, 0.2).tolist()
         [[0.05, 0.85, 0.05, 0.05]]
     """
@@ -52,7 +52,7 @@ def kl(q_logits: jax.Array, p_logits: jax.Array, temperature: float | jax.Array 
 
     Multiply by T^2 where gradients should not shrink with the temperature (Hinton et al. 2015).
 
-    Example:
+    Examples:
         >>> q = jnp.log(jnp.array([[0.5, 0.5]]))
         >>> kl(q, jnp.zeros((1, 2)))  # the same distribution
         Array([0.], dtype=float32)
@@ -69,7 +69,7 @@ def kl_probabilities(q: jax.Array, logits: jax.Array, floor: float = 0.0) -> jax
 
     With `floor` > 0: sum q (log(q + floor) - log p), as RSLAD and MTARD compute it (1e-5).
 
-    Example:
+    Examples:
         >>> kl_probabilities(jnp.array([[1.0, 0.0]]), jnp.zeros((1, 2)))  # log 2; 0 log 0 is 0
         Array([0.6931], dtype=float32)
     """
@@ -81,7 +81,7 @@ def kl_probabilities(q: jax.Array, logits: jax.Array, floor: float = 0.0) -> jax
 def entropy(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:
     """Entropy of softmax(logits / T) in nats; [B, K] -> [B].
 
-    Example:
+    Examples:
         >>> entropy(jnp.zeros((1, 4)))  # log 4
         Array([1.3863], dtype=float32)
     """
@@ -99,7 +99,7 @@ def renyi_entropy(logits: jax.Array, order: float) -> jax.Array:
 def best_other(logits: jax.Array, label: jax.Array) -> jax.Array:
     """The largest value among the classes other than `label` [B]; [B, K] -> [B].
 
-    Example:
+    Examples:
         >>> best_other(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0]))
         Array([1.], dtype=float32)
     """
@@ -114,7 +114,7 @@ def _own(logits: jax.Array, label: jax.Array) -> jax.Array:
 def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
     """max_{k != y} z_k - z_y: positive exactly where the label has lost; [B, K], [B] -> [B].
 
-    Example:
+    Examples:
         >>> margin(jnp.array([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]]), jnp.array([0, 1]))
         Array([-1.,  1.], dtype=float32)
     """
@@ -132,7 +132,7 @@ def cw(logits: jax.Array, label: jax.Array, confidence: float = 50.0) -> jax.Arr
 
     Computed as -max(z_y - max_{k != y} z_k + confidence, 0).
 
-    Example:
+    Examples:
         >>> cw(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0]))  # margin - confidence
         Array([-51.], dtype=float32)
     """
@@ -145,7 +145,7 @@ def dlr(logits: jax.Array, label: jax.Array) -> jax.Array:
     Raises:
         InputError: fewer than three classes.
 
-    Example:
+    Examples:
         >>> dlr(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0]))  # -(2 - 1)/(2 - 0)
         Array([-0.5], dtype=float32)
     """
@@ -162,7 +162,7 @@ def dlr_targeted(logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.
     Raises:
         InputError: fewer than four classes.
 
-    Example:
+    Examples:
         >>> dlr_targeted(jnp.array([[3.0, 1.0, 0.0, 0.0]]), jnp.array([0]), jnp.array([1]))  # -(3 - 1)/3
         Array([-0.6667], dtype=float32)
     """
@@ -182,7 +182,7 @@ def boosted_cross_entropy(logits: jax.Array, label: jax.Array, target: jax.Array
         label: true labels [B], which say what "wrong" means.
         target: what the cross-entropy is against, labels or probabilities; `label` if absent.
 
-    Example:
+    Examples:
         >>> boosted_cross_entropy(jnp.zeros((1, 2)), jnp.array([0]))  # log 2 - log(1.0001 - 1/2)
         Array([1.3861], dtype=float32)
     """
@@ -193,7 +193,7 @@ def boosted_cross_entropy(logits: jax.Array, label: jax.Array, target: jax.Array
 def correct(logits: jax.Array, label: jax.Array) -> jax.Array:
     """1.0 where the label is the arg max, else 0.0; [B, K], [B] -> [B].
 
-    Example:
+    Examples:
         >>> correct(jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1]))
         Array([1., 0.], dtype=float32)
     """
@@ -222,7 +222,7 @@ def objective(name: str | Objective) -> Objective:
     Raises:
         InputError: no objective has that name.
 
-    Example:
+    Examples:
         >>> objective("margin") is margin
         True
     """

@@ -26,7 +26,7 @@ def canonical_norm(norm: object) -> str:
     Raises:
         InputError: the norm is none of the three.
 
-    Example:
+    Examples:
         >>> [canonical_norm(norm) for norm in ("Linf", "l_2", 1)]
         ['linf', 'l2', 'l1']
     """
@@ -56,7 +56,7 @@ def _flat(x: jax.Array) -> jax.Array:
 def norm(delta: jax.Array, norm: str) -> jax.Array:
     """The norm of every example, [B, ...] -> [B].
 
-    Example:
+    Examples:
         >>> norm(jnp.array([[3.0, -4.0]]), "l2")
         Array([5.], dtype=float32)
     """
@@ -74,7 +74,7 @@ def project_ball(delta: jax.Array, norm: str, eps: jax.typing.ArrayLike) -> jax.
     The l_1 projection is soft thresholding (Duchi et al. 2008), exact up to a final rescaling that keeps the rounding
     of float32 sums from showing at an l_1 radius of 12.
 
-    Example:
+    Examples:
         >>> project_ball(jnp.array([[3.0, -4.0]]), "l2", 1.0).tolist()
         [[0.6, -0.8]]
         >>> project_ball(jnp.array([[3.0, -4.0]]), "l1", 1.0)  # soft thresholding
@@ -123,7 +123,7 @@ def project(x_adv: jax.Array, x: jax.Array, norm: str, eps: jax.typing.ArrayLike
 
     Clipping moves every coordinate towards `x`, which lies in the box, so the result is inside both.
 
-    Example:
+    Examples:
         >>> project(jnp.array([[0.9, 0.1]]), jnp.array([[0.2, 0.1]]), "linf", 0.5).tolist()
         [[0.7, 0.1]]
     """
@@ -135,7 +135,7 @@ def project_l1_box(x_adv: jax.Array, x: jax.Array, eps: jax.typing.ArrayLike) ->
 
     Exact (Croce and Hein 2021, "Mind the box"): ball first, box second is not, and makes l_1 attacks weaker.
 
-    Example:
+    Examples:
         >>> x = jnp.array([[0.9, 0.5]])
         >>> project_l1_box(x + jnp.array([[0.5, 0.5]]), x, 0.5).tolist()  # 0.1 fit in the box, the rest goes elsewhere
         [[1.0, 0.9]]
@@ -197,7 +197,7 @@ def steepest_step(
     Returns:
         [B, ...]; zero where the gradient is zero.
 
-    Example:
+    Examples:
         >>> gradient = jnp.array([[3.0, -4.0]])
         >>> steepest_step(gradient, "linf")
         Array([[ 1., -1.]], dtype=float32)

@@ -222,8 +222,8 @@ def cascade(
             nearest ones (`malt_targets`).
         eot_samples: forwards over which gradients are averaged and verdicts voted on.
         part: for one of several processes that share the images out: the number of its part of the record (`Record`).
-        logits_fn, key, x, y, norm, eps, batch_size, ids, stochastic, search_dtype, record_path, network_hash, non_finite,
-            devices, progress: as in `autoattack`.
+        logits_fn, key, x, y, norm, eps, batch_size, ids: as in `autoattack`.
+        stochastic, search_dtype, record_path, network_hash, non_finite, devices, progress: as in `autoattack`.
 
     Returns:
         `AutoAttackResult`.

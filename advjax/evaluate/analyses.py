@@ -57,7 +57,7 @@ def gradient_norms(apply: Apply, params: Any, images: Array, targets: Array, *, 
     Returns:
         [N].
 
-    Example:
+    Examples:
         >>> weights = jnp.array([[1.0, -1.0]])  # p = sigmoid(2 x) for class 0; d CE / d w = x (p - onehot)
         >>> gradient_norms(lambda w, x: x @ w, weights, np.array([[0.0], [3.0]]), np.array([0, 1])).round(2)
         array([0.  , 4.23], dtype=float32)
@@ -95,7 +95,7 @@ def memory_agreement(memory: Array, given: Array, true: Array) -> Agreement:
         given: labels [N] of the training.
         true: labels [N] before noise was injected.
 
-    Example:
+    Examples:
         >>> memory = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6]])
         >>> memory_agreement(memory, given=np.array([0, 0, 2]), true=np.array([0, 1, 1]))
         Agreement(clean=1.0, fitted=0.5, corrected=0.5)
@@ -123,7 +123,7 @@ def prediction_entropies(
     Returns:
         [N].
 
-    Example:
+    Examples:
         >>> prediction_entropies(lambda x: x[:, 0, 0], np.zeros((1, 1, 1, 2), np.float32))  # log 2
         array([0.693], dtype=float32)
     """

@@ -38,7 +38,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
     Returns:
         0..1; None if no confidence is known.
 
-    Example:
+    Examples:
         >>> calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False]), bins=2)
         0.0
         >>> round(calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False])), 9)

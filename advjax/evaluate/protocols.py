@@ -138,7 +138,7 @@ def loss_attack(
         start: where it begins, `advjax.threat.random_start`.
         own_loss: see `Attack`; `loss` is called with the method's own loss in place of `logits_fn`.
 
-    Example:
+    Examples:
         >>> def loss(logits_fn, x_adv, x, y):
         ...     return losses.kl(logits_fn(x), logits_fn(x_adv))
         >>> loss_attack("kl", loss, norm="linf", eps="8/255").params["steps"]

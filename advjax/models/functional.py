@@ -40,7 +40,7 @@ def logits_fn(module: nn.Module, variables: Any) -> Partial:
     Returns:
         A `jax.tree_util.Partial`, called with images.
 
-    Example:
+    Examples:
         >>> from advjax import models
         >>> module = models.create("tiny_cnn", num_classes=3)
         >>> f = logits_fn(module, models.init(module, jax.random.key(0), (4, 4, 1)))

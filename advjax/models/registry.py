@@ -99,7 +99,7 @@ def create(name: str, num_classes: int, **chosen: Any) -> nn.Module:
     Raises:
         InputError: an unknown name or option, or a value that the option cannot take.
 
-    Example:
+    Examples:
         >>> module = create("resnet18", 10, mean=(0.5,), std=(0.25,))
         >>> type(module).__name__, module.num_classes, module.mean
         ('ResNet', 10, (0.5,))

@@ -224,7 +224,7 @@ class Calibration(NamedTuple):
 def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> Calibration:
     """The expected calibration error with bins of one width (Guo et al. 2017).
 
-    Example:
+    Examples:
         >>> calibration(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False])).error
         0.1
     """

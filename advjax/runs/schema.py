@@ -297,7 +297,7 @@ def default(method: str = "pgd_at", **hyperparameters: Any) -> ConfigDict:
     Returns:
         An ml_collections ConfigDict, type-safe. A field that does not exist is found when it is read.
 
-    Example:
+    Examples:
         >>> config = default("trades", beta=5.0)
         >>> config.method.beta, config.attack.eps
         (5.0, '0.031')

@@ -177,7 +177,7 @@ def difference(
         `low`, `high` and `p` are None where the values do not vary at all, which tells nothing of other seeds. None if
         either row has fewer than two values.
 
-    Example:
+    Examples:
         >>> difference({0: 0.52, 1: 0.55, 2: 0.54}, {0: 0.50, 1: 0.54, 2: 0.53})["p"]
         0.057
         >>> difference([0.52], [0.50]) is None
@@ -204,7 +204,7 @@ def difference(
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's adjusted p-values: below a level for all that hold together at that level.
 
-    Example:
+    Examples:
         >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
         {'a': 0.03, 'c': 0.06, 'b': 0.06}
     """

@@ -26,7 +26,7 @@ def literal(text: Any) -> str:
 def to_html(text: str) -> str:
     """A text with symbols as HTML; everything else in it is escaped.
 
-    Example:
+    Examples:
         >>> to_html(r"$\\tau_\\mathrm{adv}$ of <b>")
         '<i>τ</i><sub>adv</sub> of &lt;b&gt;'
     """
