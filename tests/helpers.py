@@ -48,7 +48,7 @@ class Run:
         self.modules = modules or {n: ToyNet() for n in (*method.trained, *method.frozen, *method.averaged)}
         self.optimizer = optimizer or optax.sgd(0.1, 0.9)
         self.frozen = frozen or {}
-        self.config = StepConfig(CLASSES, epochs, seed, "none", batch_norm, microbatches)
+        self.config = StepConfig(CLASSES, epochs, seed, "none", batch_norm, microbatches=microbatches)
         state = create_state(
             method, self.modules, self.optimizer, seed, np.asarray(self.data.label), CLASSES, SHAPE, given
         )

@@ -247,16 +247,12 @@ class Program:
 
     def _trips(self, loop: Instruction, known: dict[str, Instruction]) -> int | None:
         """The bound of a loop that counts from 0 to a constant."""
-        condition = self.computations[_attribute(loop, "condition")]
-        inner = {each.name: each for each in condition}
         found = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)
         if found:
             return int(found[1])
-        tests = [each for each in condition if each.op == "compare" or "pred[]" in each.text]
-        test = condition[-1]
-        if test.op == "fusion":
-            return None
-        if test.op != "compare" or len(tests) != 1 or "direction=LT" not in test.text:
+        condition = self.computations[_attribute(loop, "condition")]
+        inner, test = {each.name: each for each in condition}, condition[-1]
+        if test.op != "compare" or "direction=LT" not in test.text:
             return None
         bound = inner.get(test.operands[1])
         if bound is not None and bound.op == "get-tuple-element":

@@ -174,7 +174,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def largest_batch(peak: Callable[[int], int | None], first: int, multiple: int, room: int) -> int:
+def largest_batch(peak: Callable[[int], int | None], first: int, multiple: int, room: int, most: int) -> int:
     """The largest batch that fits, to a sixteenth; 0 if the first does not.
 
     Memory is nearly a line in the batch, so two compilations say where to look, and the rest is bisection.
@@ -184,23 +184,23 @@ def largest_batch(peak: Callable[[int], int | None], first: int, multiple: int, 
         first: where to begin.
         multiple: of which every batch is one.
         room: bytes of the chip.
+        most: no batch is larger, a training set having no more.
     """
-    known = {first: peak(first)}
-    if known[first] is None:
+    most = most // multiple * multiple
+    used = peak(first)
+    if used is None:
         return 0
-    fits, fails = first, None
-    guess = 2 * first
-    while fails is None or fails - fits > max(fits // 16, multiple):
+    fits, fails, guess, failed = first, most + multiple, 2 * first, False
+    while fails - fits > max(fits // 16, multiple):
+        guess = min(max(guess // multiple * multiple, fits + multiple), fails - multiple)
         found = peak(guess)
         if found is None:
-            fails = guess
-            guess = (fits + fails) // 2
-        else:
-            before, fits = fits, guess
-            slope = (found - (known.get(before) or 0)) / (guess - before)
-            line = int(guess + 0.97 * (room - found) / slope) if slope > 0 else 2 * guess
-            guess = line if fails is None or line < fails else (fits + fails) // 2
-            guess = max(guess, fits + max(fits // 16, multiple))
-        known[fits] = known.get(fits) or found
-        guess = max(guess // multiple * multiple, multiple)
+            # The line was a little too high, most often.
+            fails, guess, failed = guess, max((fits + guess) // 2, guess - guess // 16), True
+            continue
+        slope = (found - used) / (guess - fits)
+        fits, used = guess, found
+        line = int(fits + 0.97 * (room - used) / slope) if slope > 0 else most
+        line = max(line, fits + fits // 16)
+        guess = line if line < fails or not failed else (fits + fails) // 2
     return fits

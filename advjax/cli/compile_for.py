@@ -104,8 +104,10 @@ def _largest(config: Config, devices: Any, chip: Any) -> int:
         print(f"batch {batch:,}: {'does not fit' if found is None else f'{found / 2**20:,.0f} MiB'}", flush=True)
         return found
 
-    best = aot.largest_batch(peak, config.batch_size, len(devices), chip.usable)
-    print(f"the largest batch that fits, to a sixteenth: {best:,}")
+    run = aot.experiment(config, devices)
+    most = len(run.dataset.train.label)
+    best = aot.largest_batch(peak, config.batch_size, len(run.devices), chip.usable, most)
+    print(f"the largest batch that fits, to a sixteenth: {best:,} (of {most:,} training images)")
     return best
 
 

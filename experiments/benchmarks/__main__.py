@@ -1,10 +1,10 @@
 """All benchmarks, one after the other.
 
-    python -m experiments.benchmarks [--scale=toy|cpu|gpu] [--only=loops,train_step,...] [--json=FILE]
+    python -m experiments.benchmarks [--scale=toy|cpu|gpu] [--only=loops,train_step,...] [--results=FILE]
         [--weights=trades_mnist_smallcnn.pt --images=mnist.npz]
 
 Every benchmark is a process of its own, so that none runs in the memory and caches of another; each prints its tables.
-`--json` gets hardware, versions, commands and rows of all. `toy` shows that everything runs, in minutes on two cores;
+`--results` gets hardware, versions, commands and rows of all. `toy` shows that everything runs, in minutes on two cores;
 `cpu` and `gpu` are the scales of the published figures. The AutoAttack benchmark wants a real network and images, the
 TRADES authors' on MNIST: it is left out where `--weights` and `--images` are not given. Exit status 1 if one fails.
 """
@@ -96,7 +96,7 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as temporary:
         # Beside the JSON file there is a folder for what else a benchmark writes.
-        folder = pathlib.Path(FLAGS.json).with_suffix("") if FLAGS.json else pathlib.Path(temporary)
+        folder = pathlib.Path(FLAGS.results).with_suffix("") if FLAGS.results else pathlib.Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name in FLAGS.only or [name for name, scales in BENCHMARKS.items() if FLAGS.scale in scales]:
             if name == "autoattack" and not (FLAGS.weights and FLAGS.images):
@@ -106,14 +106,14 @@ def main() -> None:
             command = ["-m", f"experiments.benchmarks.{name}", *_flags_of(name, file)]
             print(f"{'=' * 100}\npython {' '.join(command)}\n", flush=True)
             started = time.perf_counter()
-            status = subprocess.run([sys.executable, *command, f"--json={file}"]).returncode
+            status = subprocess.run([sys.executable, *command, f"--results={file}"]).returncode
             content = json.loads(file.read_text()) if file.exists() else {}
             result = {"benchmark": name, "status": status, "seconds": time.perf_counter() - started, **content}
             results.append({**result, "command": f"python {' '.join(command)}"})
             print(f"\n{name}: status {status}, {result['seconds']:.0f} s\n", flush=True)
-    if FLAGS.json:
+    if FLAGS.results:
         content = {"command": " ".join(["python -m experiments.benchmarks", *sys.argv[1:]]), "benchmarks": results}
-        pathlib.Path(FLAGS.json).write_text(json.dumps(content, indent=2) + "\n")
+        pathlib.Path(FLAGS.results).write_text(json.dumps(content, indent=2) + "\n")
     failed = [result["benchmark"] for result in results if result["status"]]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -102,7 +102,7 @@ def main() -> None:
         small = {"networks": ["tiny_cnn"], "width": 8, "batches": ["16", "32"], "products": ["256", "512"]}
         for name, value in small.items():
             setattr(FLAGS, name, value)
-    if not FLAGS.json:
+    if not FLAGS.results:
         FLAGS["json"].value = str(pathlib.Path(FLAGS.out) / "rows.json")
     report = common.Report(f"PGD-{FLAGS.steps} adversarial training step against the hardware")
     peaks = {}

@@ -1,7 +1,7 @@
 """The standard version of AutoAttack, ours against the authors' PyTorch code, in turns of seconds.
 
     python -m experiments.benchmarks.against_autoattack --weights=trades_mnist_smallcnn.pt --images=mnist.npz
-        [--n=250] [--norm=linf] [--eps=0.3] [--turns=16,10] [--json=FILE]
+        [--n=250] [--norm=linf] [--eps=0.3] [--turns=16,10] [--results=FILE]
 
 Needs the authors' package `autoattack` (github fra31/auto-attack, not on PyPI) on the path, and PyTorch. The weights are
 the TRADES authors' MNIST network. Each side is a process of its own that runs all stages (APGD-CE, APGD-T, FAB-T, Square),

@@ -1,7 +1,7 @@
 """A PGD-K adversarial training step, ours against PyTorch as its users write it.
 
     python -m experiments.benchmarks.against_torch [--networks=resnet18:16:128,resnet18:64:32,wrn_34_10:10:4]
-        [--forms=ours,default,channels_last,compile,...] [--steps=10] [--repeats=3] [--json=FILE]
+        [--forms=ours,default,channels_last,compile,...] [--steps=10] [--repeats=3] [--results=FILE]
 
 A network is NAME:width:batch. Both sides take turns in one process on the same device, the same architecture (PyTorch's
 is `advjax/cli/torch_definitions`), SGD with momentum and weight decay, running statistics in the attack. PyTorch gets

@@ -1,7 +1,7 @@
 """The standard version of AutoAttack on a real robust network: result, seconds, compilation, passes, memory.
 
     python -m experiments.benchmarks.autoattack --weights=trades_mnist_smallcnn.pt --images=mnist.npz
-        [--n=250] [--norm=linf] [--eps=0.3] [--version=standard] [--attacks=] [--batch=0] [--seeds=0] [--json=FILE]
+        [--n=250] [--norm=linf] [--eps=0.3] [--version=standard] [--attacks=] [--batch=0] [--seeds=0] [--results=FILE]
 
 The weights are the TRADES authors' MNIST network, the images MNIST's `x_test`, `y_test`. The authors' PyTorch code gives
 on the first 250, l_inf 0.3: 92.4 % after APGD-CE, APGD-T and FAB-T and 91.6 % after Square, in 284 s on two cores on
@@ -126,8 +126,8 @@ def main() -> None:
             row["times as fast"] = round(REFERENCE_SECONDS * share / seconds, 2)
         print(json.dumps(row, indent=1), flush=True)
         content["runs"].append(row)
-        if FLAGS.json:
-            pathlib.Path(FLAGS.json).write_text(json.dumps(content, indent=2) + "\n")
+        if FLAGS.results:
+            pathlib.Path(FLAGS.results).write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from advjax.errors import InputError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("repeats", 3, "timed repetitions of each alternative, after one that is not counted")
-flags.DEFINE_string("json", "", "also write the results to this file")
+flags.DEFINE_string("results", "", "also write the results to this file")
 
 
 def parse() -> None:
@@ -73,7 +73,7 @@ class CompileTime:
 
 
 class Report:
-    """Tables of one benchmark: every row is printed, and written to `--json`, as soon as it is known.
+    """Tables of one benchmark: every row is printed, and written to `--results`, as soon as it is known.
 
     Args:
         title: what is measured, with the sizes.
@@ -99,8 +99,8 @@ class Report:
             self._columns = tuple(row)
             print("| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
         print("| " + " | ".join(map(_cell, row.values())) + " |", flush=True)
-        if FLAGS.json:
-            path = pathlib.Path(FLAGS.json)
+        if FLAGS.results:
+            path = pathlib.Path(FLAGS.results)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.content, indent=2) + "\n")
 

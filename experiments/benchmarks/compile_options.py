@@ -1,7 +1,7 @@
 """A training step compiled with `advjax.compiling.options` and as JAX compiles by default, in turns; for a CPU.
 
     python -m experiments.benchmarks.compile_options [--networks=resnet18:16:128,resnet18:64:32] [--steps=10]
-        [--size=32] [--repeats=5] [--json=FILE]
+        [--size=32] [--repeats=5] [--results=FILE]
 
 A network is NAME:width:batch; the step is PGD adversarial training in float32.
 """

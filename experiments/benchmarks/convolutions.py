@@ -1,6 +1,6 @@
 """The passes of ResNet-18's convolutions one by one: forward, gradient of the images, gradient of the kernel.
 
-    python -m experiments.benchmarks.convolutions [--width=16] [--batch=128] [--size=32] [--repeats=9] [--json=FILE]
+    python -m experiments.benchmarks.convolutions [--width=16] [--batch=128] [--size=32] [--repeats=9] [--results=FILE]
 
 In arithmetic all three are equal. Each is measured as this library computes it on CPU (`advjax.models.convolution`) and
 with XLA's own convolution and its gradients, in turns, both compiled with the same options. The last row is the sum over

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.growth [--parts=batch,classes,peers,devices,compile,autoattack]
         [--network=resnet18] [--width=16]
         [--batches=16,32,64,128] [--classes=10,100,1000] [--peers=1,2,3,4] [--devices=1,2,4] [--attack_steps=1,10,100]
-        [--radii=0.003,0.01,0.03] [--version=standard] [--steps=3] [--repeats=3] [--json=FILE]
+        [--radii=0.003,0.01,0.03] [--version=standard] [--steps=3] [--repeats=3] [--results=FILE]
 
 PGD-K adversarial training (K = `--steps`); MAT for the peers. Memory is what XLA plans per device: of the
 arguments (parameters, optimizer, the whole data set, held all the time) and of the step's temporary values. On a CPU
@@ -100,12 +100,12 @@ def _simulated(count: int) -> dict[str, float]:
     """The row of so many simulated devices, whose number a process has to be started with."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "rows.json"
-        own = ("parts", "batches", "json", "devices")
+        own = ("parts", "batches", "results", "devices")
         kept = [argument for argument in sys.argv[1:] if argument.lstrip("-").split("=")[0] not in own]
         command = [sys.executable, "-m", "experiments.benchmarks.growth", *kept, "--parts=devices_here"]
         simulated = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
         subprocess.run(
-            [*command, f"--devices={count}", f"--json={file}"],
+            [*command, f"--devices={count}", f"--results={file}"],
             env={**os.environ, "XLA_FLAGS": simulated},
             check=True,
             stdout=subprocess.DEVNULL,

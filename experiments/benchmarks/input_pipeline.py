@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.input_pipeline [--pictures=2000] [--workers=0] [--batch=256] [--folder=FOLDER]
         [--memory=2000,20000,200000] [--memory_steps=0] [--chips=H100,TPU v5e] [--steps=0,1,3,10]
-        [--utilisation=0.4] [--json=FILE]
+        [--utilisation=0.4] [--results=FILE]
 
 1. Rate: synthetic JPEGs of 500 x 375 (ImageNet's usual size, about 90 KB each) through the training crop (random
    resized crop to 224) and the evaluation crop, in this process; then through `advjax.data.stream` with worker

@@ -1,6 +1,6 @@
 """The CPU loop trap: a PGD inner loop in four forms, side by side.
 
-    python -m experiments.benchmarks.loops [--width=16] [--batch=64] [--steps=5] [--repeats=3] [--json=FILE]
+    python -m experiments.benchmarks.loops [--width=16] [--batch=64] [--steps=5] [--repeats=3] [--results=FILE]
 
 XLA's CPU backend runs a convolution's input gradient 6 to 13 times slower inside a loop than outside (jax-ml/jax issue
 12868). Compared are: XLA's own convolution in `fori_loop`; the same with a host loop over the jitted step, which is

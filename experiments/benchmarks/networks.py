@@ -1,7 +1,7 @@
 """Forward and gradient of every network: one row each.
 
     python -m experiments.benchmarks.networks [--networks=resnet18,vit] [--batch=8] [--dtypes=float32,bfloat16]
-        [--scale=full|toy] [--repeats=3] [--json=FILE]
+        [--scale=full|toy] [--repeats=3] [--results=FILE]
 
 Gradient means the gradient of the summed cross-entropy with respect to the images, what one attack step costs. `toy`
 narrows the networks so that every row runs on a small CPU; the figures then compare code, not hardware.

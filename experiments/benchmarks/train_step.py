@@ -1,7 +1,7 @@
 """What adversarial training costs over plain training, against the arithmetic that it is.
 
     python -m experiments.benchmarks.train_step [--network=resnet18] [--width=16] [--batch=128] [--precision=float32]
-        [--steps=1,10,20] [--statistics=running] [--methods=trades,mat] [--method_steps=10] [--repeats=3] [--json=FILE]
+        [--steps=1,10,20] [--statistics=running] [--methods=trades,mat] [--method_steps=10] [--repeats=3] [--results=FILE]
 
 First table: a PGD-K adversarial training step over a natural one, ideally (2K + 3) / 3 (see
 `experiments.benchmarks.passes`). Second: a step of every method over one of PGD-AT, with all networks alike, against

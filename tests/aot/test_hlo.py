@@ -56,9 +56,10 @@ def test_the_largest_batch_is_found_in_few_compilations(at_zero, slope, room):
         used = at_zero + slope * batch * (1.05 if batch > 600 else 1)
         return int(used) if used <= room else None
 
-    found, best = largest_batch(peak, 128, 4, room), (room - at_zero) / slope / 1.05
-    assert 0.9 * best <= found <= best and found % 4 == 0 and len(asked) <= 6
-    assert largest_batch(lambda _: None, 128, 4, room) == 0
+    found, best = largest_batch(peak, 128, 4, room, 49_000), (room - at_zero) / slope / 1.05
+    assert 0.9 * best <= found <= best and found % 4 == 0 and len(asked) <= 7
+    assert largest_batch(peak, 128, 4, room, 1001) == 1000
+    assert largest_batch(lambda _: None, 128, 4, room, 49_000) == 0
 
 
 def test_targets():

@@ -83,7 +83,7 @@ def test_growth_as_a_line_and_as_a_power():
 def test_one_command_runs_and_writes(tmp_path):
     file = tmp_path / "results.json"
     command = [sys.executable, "-m", "experiments.benchmarks", "--only=train_step,compile_options,autoattack"]
-    command.append(f"--json={file}")
+    command.append(f"--results={file}")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "autoattack: left out" in done.stdout

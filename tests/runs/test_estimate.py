@@ -1,6 +1,8 @@
 """What a run would be: said without training, measured with stand-ins for teachers that are not there yet."""
 
+import dataclasses
 import re
+import types
 
 import jax
 import numpy as np
@@ -46,3 +48,12 @@ def test_stand_ins_are_for_those_that_are_missing(small_config):
     assert ready.teachers["robust_teacher"] is given and ready.teachers["clean_teacher"].role == "clean"
     shapes = (jax.tree.map(np.shape, teacher.variables) for teacher in ready.teachers.values())
     assert next(shapes) == next(shapes)
+
+
+def test_training_in_float32_says_how_an_accelerator_multiplies(small_config):
+    experiment = runs.build(small_config)
+    assert experiment.multiplied == ""
+    there = experiment._replace(devices=[types.SimpleNamespace(platform="tpu")])
+    assert there.multiplied.startswith("training multiplies float32 in one bfloat16 pass")
+    exact = dataclasses.replace(experiment.config, products="highest")
+    assert there._replace(config=exact).multiplied == ""
