@@ -18,12 +18,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from advjax import cli, load_run
+from advjax import cli
 from advjax.errors import InputError, unknown
 from advjax.evaluate import params_sha256
 from advjax.files import read_json, write_atomically
 from advjax.models import ImageClassifier, describe, save_torch
-from advjax.runs.workdir import unfinished
+from advjax.runs.workdir import load_run, unfinished
 from advjax.version import __version__
 
 FORMATS = {"torch": "weights.pt", "safetensors": "weights.safetensors", "orbax": "weights"}
