@@ -177,8 +177,10 @@ def plain(value: Any, name: str, depth: int = 0) -> Any:
 
     Raises:
         InputError: it is, or holds, neither nothing, a truth value, a finite number, text, a list nor a group of fields
-            with names; `name` is the field, and the one inside is named with it.
+            with names; `name` is the field, and the one inside is named with it. What is a dataclass was read before.
     """
+    if dataclasses.is_dataclass(value):
+        return value
     if isinstance(value, Mapping) and depth < _DEPTH:
         for each in value:
             _expect(each, isinstance(each, str), "fields whose names are text", name)

@@ -45,6 +45,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--quiet", action="store_true", help="print only warnings and the table of results")
         self.add_argument("--json", action="store_true", help="print one JSON object a line")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The flags; where there is `--set=FIELD=VALUE`, `--config.FIELD=VALUE` says the same."""
+        if any("--set" in action.option_strings for action in self._actions):
+            args = [f"--set={a.removeprefix('--config.')}" if a.startswith("--config.") else a for a in args or ()]
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> Any:
         raise InputError(message)
 

@@ -33,6 +33,7 @@ def _run(argv: list[str]) -> None:
         return cli.print_list()
     from advjax import hosts, runs
     from advjax.runs import compilation_cache, estimate
+    from advjax.runs.build import load_parts
 
     if not FLAGS.dry_run:
         runs.finish(config, FLAGS.workdir, cli.display(FLAGS.quiet, FLAGS.json))
@@ -40,7 +41,8 @@ def _run(argv: list[str]) -> None:
     hosts.join(config.hosts, config.hosts_timeout)
     with hosts.together():
         compilation_cache.enable(config.compilation_cache)
-        return estimate.describe(runs.build(config), cli.display(FLAGS.quiet, FLAGS.json))
+        experiment = runs.build(config, load_parts(config, rehearsal=True))
+        return estimate.describe(experiment, cli.display(FLAGS.quiet, FLAGS.json))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ from advjax.data.npz import read_extra
 from advjax.data.order import epoch_order, inject_label_noise, mixed_order, partners, split_validation, subset
 from advjax.data.pictures import Cut, Pictures, Source
 from advjax.data.sources import CROPS, STREAMING, load, names
+from advjax.data.stand_in import SIZES, stand_in
 from advjax.data.streaming import Course, Streamed, stream
 
 __all__ = [
     "CROPS",
     "KINDS",
+    "SIZES",
     "STREAMING",
     "Course",
     "Cut",
@@ -34,6 +36,7 @@ __all__ = [
     "read_extra",
     "split_cutmix",
     "split_validation",
+    "stand_in",
     "stream",
     "subset",
     "to_float",

@@ -112,9 +112,19 @@ def load_data(fields: DataConfig) -> Dataset:
     )
 
 
-def load_parts(config: Config) -> Parts:
-    """The data, with the validation part taken out of the training set."""
-    dataset = load_data(config.data)
+def load_parts(config: Config, rehearsal: bool = False) -> Parts:
+    """The data, with the validation part taken out of the training set.
+
+    Args:
+        config: of the run.
+        rehearsal: whether a named data set that is not prepared is stood in for by one of its size.
+    """
+    try:
+        dataset = load_data(config.data)
+    except InputError:
+        if not rehearsal or config.data.path or config.data.name not in data.SIZES:
+            raise
+        dataset = data.stand_in(config.data.name)
     train, validation, index = data.split_validation(dataset.train, config.data.validation, config.seed)
     if config.data.examples:
         train = data.subset(train, config.data.examples)

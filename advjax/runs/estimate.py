@@ -28,6 +28,8 @@ def describe(experiment: Experiment, display: Display) -> None:
         f"{len(dataset.train.label)} to train, {len(experiment.validation.label)} to validate, "
         f"{len(dataset.test.label)} to test, {'in memory' if dataset.train.in_memory else 'streamed'}"
     )
+    for warning in dataset.warnings:
+        display.warning(warning)
     for name, module in experiment.modules.items():
         count = models.parameter_count(module, dataset.image_shape)
         display.line(f"network {name}: {type(module).__name__}, {count:,} parameters")

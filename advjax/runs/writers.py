@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from advjax import plugins
 from advjax.errors import InputError
 from advjax.files import write_atomically
+from advjax.runs import exhibits
 
 
 class Writer(Protocol):
@@ -34,7 +35,7 @@ class TensorBoard:
     def __init__(self, workdir: pathlib.Path, step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._step = step
+        self._workdir, self._step = workdir, step
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
         if not step and (workdir / "config.json").exists():
             self._events.add_text("config", "    " + (workdir / "config.json").read_text().replace("\n", "\n    "), 0)
@@ -45,9 +46,14 @@ class TensorBoard:
             self._events.add_scalar(name, value, record["step"])
 
     def report(self, report: Mapping[str, Any]) -> None:
-        """Every accuracy of the report as a scalar at the last step."""
+        """Every accuracy of the report as a scalar at the last step, and the images that were attacked."""
         for name, value in results(report).items():
             self._events.add_scalar(name, value, self._step)
+        for folder in sorted((self._workdir / "evaluation").glob("*")):
+            if (shown := exhibits.read(folder)) is not None and len(shown.image):
+                pairs = {"clean": shown.image / 255, "adversarial": shown.image / 255 + shown.perturbation}
+                for name, images in pairs.items():
+                    self._events.add_images(f"{folder.name}/{name}", images.clip(0, 1), self._step, dataformats="NHWC")
 
     def close(self) -> None:
         """Closes the file."""

@@ -10,7 +10,7 @@ from advjax.cli import compare
 def test_a_comparison_to_its_end_and_nothing_is_done_twice(tmp_path, capsys):
     settings = ("epochs=1", "data.validation=0", "validation.steps=1", "evaluation.examples=20")
     flags = [f"--root={tmp_path}", "--methods=natural", "--protocol=quick", "--set=batch_size=480"]
-    flags += [f"--set={setting}" for setting in settings]
+    flags += [f"--set={setting}" for setting in settings[:2]] + [f"--config.{setting}" for setting in settings[2:]]
     assert compare.main(["compare", *flags]) == 0
     content = json.loads((tmp_path / "compare.json").read_text())
     accuracy = content["methods"]["natural"]["accuracy"]
@@ -33,6 +33,7 @@ def test_a_comparison_to_its_end_and_nothing_is_done_twice(tmp_path, capsys):
         (["--seeds=one"], "--seeds must be whole numbers"),
         (["--methods=tardes"], "did you mean"),
         (["--set=epohcs=1"], "did you mean epochs"),
+        (["--config.epohcs=1"], "did you mean epochs"),
         (["--runs=no/such/run"], "no/such/run is not the folder of a run"),
         (["--runs=no/such/*"], "there is no finished run at no/such/*"),
     ],

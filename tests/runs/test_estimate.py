@@ -6,8 +6,11 @@ import types
 
 import jax
 import numpy as np
+import pytest
 
 from advjax import models, runs
+from advjax.errors import InputError
+from advjax.runs.build import load_parts
 from advjax.runs.display import Display
 from advjax.runs.estimate import compile_step, describe, memory, time_step, with_stand_ins
 from advjax.runs.experiment import Teacher
@@ -57,3 +60,21 @@ def test_training_in_float32_says_how_an_accelerator_multiplies(small_config):
     assert there.multiplied.startswith("training multiplies float32 in one bfloat16 pass")
     exact = dataclasses.replace(experiment.config, products="highest")
     assert there._replace(config=exact).multiplied == ""
+
+
+def test_a_set_that_is_not_there_is_rehearsed_by_its_size(tmp_path):
+    config = runs.default("pgd_at")
+    config.data.data_dir = str(tmp_path)
+    read = runs.read(config)
+    with pytest.raises(InputError, match="cifar10"):
+        load_parts(read)
+    parts = load_parts(read, rehearsal=True)
+    assert (len(parts.dataset.train.label), len(parts.validation.label), len(parts.dataset.test.label)) == (
+        49_000,
+        1_000,
+        10_000,
+    )
+    assert "its published sizes" in parts.dataset.warnings[0]
+    config.data.name = "cifar11"
+    with pytest.raises(InputError, match="did you mean cifar10"):
+        load_parts(runs.read(config), rehearsal=True)

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from advjax.errors import InputError
+from advjax.runs.exhibits import FILE, Exhibits
 from advjax.runs.metrics import MetricsLog, read_metrics
 from advjax.runs.writers import TensorBoard, make_writers, publish
 
@@ -68,6 +70,22 @@ def test_tensorboard_has_the_numbers(tmp_path):
     (file,) = (tmp_path / "tensorboard").iterdir()
     content = file.read_bytes()
     assert b"loss" in content and b"seconds" in content and b"note" not in content
+
+
+def test_tensorboard_has_the_results_and_the_images(tmp_path):
+    pytest.importorskip("tensorboardX")
+    shown = dict.fromkeys(Exhibits._fields, np.zeros(0)) | {
+        "attack": "pgd20",
+        "image": np.zeros((2, 4, 4, 3), np.uint8),
+        "perturbation": np.full((2, 4, 4, 3), 0.1, np.float32),
+    }
+    (tmp_path / "evaluation/model-best").mkdir(parents=True)
+    np.savez(tmp_path / "evaluation/model-best" / FILE, **shown)
+    publish([TensorBoard], tmp_path, 3, REPORT)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    content = file.read_bytes()
+    for name in (b"model/best/pgd20", b"model-best/clean", b"model-best/adversarial", b"PNG"):
+        assert name in content
 
 
 def test_writers_by_name():
