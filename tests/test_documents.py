@@ -20,7 +20,14 @@ def test_contributing_has_every_room():
 
 
 def test_pages_name_files_that_exist():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/extending.md", "docs/coming-from.md", "examples/README.md"):
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/extending.md",
+        "docs/coming-from.md",
+        "examples/README.md",
+    ):
         folder = (ROOT / page).parent
         for target in re.findall(r"\]\((?!#)([^)#]+)", (ROOT / page).read_text()):
             assert (folder / target).exists(), f"{page}: {target}"
