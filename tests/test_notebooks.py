@@ -28,7 +28,7 @@ def test_a_notebook_opens_in_colab_installs_itself_and_shows_its_pictures():
         assert "running on" in code[1] and "device_kind" in code[1], path.name
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
-        assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2, path.name
+        assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1, path.name
         assert len(text) < 1_000_000 and not re.search(r"/(root|home|work|tmp)/", text), path.name
         for target in re.findall(r"\]\((\w+\.ipynb)\)", text):
             assert (FOLDER / target).exists(), f"{path.name}: {target}"
