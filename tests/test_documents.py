@@ -60,4 +60,6 @@ def test_the_citation_is_of_this_version_and_the_package_says_it_is_typed():
         assert f'"arXiv:{paper}"' in citation
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert (PACKAGE / "py.typed").is_file()
-    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["advjax"]
+    shipped = project["tool"]["setuptools"]["package-data"]["advjax"]
+    assert "py.typed" in shipped
+    assert {*PACKAGE.glob("runs/templates/*")} == {path for pattern in shipped[1:] for path in PACKAGE.glob(pattern)}

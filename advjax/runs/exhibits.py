@@ -27,6 +27,14 @@ ATTACKED = 1000
 GALLERY = 12
 LARGEST = 96  # pixels per side of what is shown
 HELD = 64_000_000  # bytes of attacked images among which those that are shown are chosen
+# Names of the classes where a data set is known but its files have none.
+CLASSES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "fashion_mnist": (
+        *("T-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+}
 
 
 class Exhibits(NamedTuple):
@@ -106,7 +114,7 @@ def collect(
         "clean_class": seen["class"],
         "clean_confidence": seen["confidence"],
         "attack": attack.name if attack else "",
-        "classes": np.array(dataset.classes or [str(k) for k in range(dataset.num_classes)], dtype=np.str_),
+        "classes": np.array(_class_names(dataset), dtype=np.str_),
     }
     if attacked is None:
         none = np.zeros(0, np.int32)
@@ -119,6 +127,11 @@ def collect(
         content |= {"adv_class": attacked["class"], "adv_confidence": attacked["confidence"], "shown": shown}
         content |= {"image": smaller(image).round().astype(np.uint8), "perturbation": smaller(perturbation)}
     _write(folder, content)
+
+
+def _class_names(dataset: Dataset) -> Sequence[str]:
+    known = dataset.classes or CLASSES.get(dataset.name, ())
+    return known if len(known) == dataset.num_classes else [str(k) for k in range(dataset.num_classes)]
 
 
 def pick(label: np.ndarray, before: np.ndarray, after: np.ndarray, most: int = GALLERY) -> np.ndarray:

@@ -157,10 +157,8 @@ def save_figures(panels: Mapping[str, Sequence[Panel]], folder: pathlib.Path) ->
 
 def figures(material: Material) -> dict[str, list[Panel]]:
     """Section -> its panels."""
-    report, best = material.report, None
-    if material.best_step and material.records:
-        last = material.records[-1]
-        best = material.best_step * last["epoch"] / last["step"]
+    report = material.report
+    best = next((record["epoch"] for record in material.records if record["step"] == material.best_step), None)
     course = plots.course(material.records, best, next(iter(report["networks"])))
     curve = _curve(report, len(material.shown.classes) if material.shown else material.data.get("num_classes"))
     return {
@@ -236,7 +234,7 @@ def _class_panels(material: Material) -> list[Panel]:
         counts = np.zeros((len(classes), len(classes)), int)
         np.add.at(counts, (attacked, shown.adv_class), 1)
         panel = plots.confusion([str(name) for name in classes], counts, wording.attack(shown.attack))
-        panels.append(panel._replace(note=f"{len(attacked)} images; the diagonal is what stays right."))
+        panels.append(panel._replace(note=f"{len(attacked):,} images; the diagonal is what stays right."))
     return panels
 
 
@@ -324,6 +322,7 @@ def _half_width(accuracy: float, n: int) -> float:
 
 def _table(report: Mapping[str, Any], network: str, checkpoints: Sequence[str]) -> dict[str, Any]:
     rows = []
+    clean = next((row["accuracy"] for row in _rows(report, network, checkpoints[0]) if row["attack"] == "clean"), 0.0)
     for row in _rows(report, network, checkpoints[0]):
         rows.append(
             {
@@ -336,8 +335,8 @@ def _table(report: Mapping[str, Any], network: str, checkpoints: Sequence[str]) 
                 "share": row["accuracy"],
                 "clean": row["attack"] == "clean",
                 "w_robust": _percent(row.get("w_robust")),
-                "nrr": _percent(row.get("nrr", None)),
-                "n": row["n"],
+                "nrr": "" if row["attack"] == "clean" else _percent(harmonic_mean(clean, row["accuracy"])),
+                "n": f"{row['n']:,}",
                 "passes": _large((row.get("forwards", 0) + row.get("backwards", 0)) / max(1, row["n"])),
                 "seconds": duration(row.get("seconds")),
             }

@@ -297,10 +297,10 @@ def _accuracy_panel(records, network, kinds, best, steps_per_epoch) -> Panel:
 
 def _quantity_panel(records, title, members, steps_per_epoch) -> Panel:
     percent = "ccurac" in title or "greement" in title
-    keys = [
-        (name, Key(label, index % len(COLOURS), ("solid", "dashed")[index % 2]))
-        for index, (name, label) in enumerate(members)
-    ]
+    keys = []
+    for index, (name, label) in enumerate(members):
+        colour = _KINDS[label][1] if label in _KINDS else index % len(COLOURS)
+        keys.append((name, Key(label, colour, ("solid", "dashed")[colour % 2])))
 
     def draw(axis: Any) -> None:
         values = []
