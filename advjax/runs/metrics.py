@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from advjax import plugins
 from advjax.errors import InputError
-from advjax.files import write_atomically
+from advjax.files import named, write_atomically
 
 
 class Writer(Protocol):
@@ -65,7 +65,7 @@ class MetricsLog:
 
     def __init__(self, workdir: pathlib.Path, step: int, writers: Sequence[type[Writer]] = ()) -> None:
         """Opens the log, cutting off what lies beyond `step`, the step that the run resumes at."""
-        path = workdir / "metrics.jsonl"
+        self._path = path = workdir / "metrics.jsonl"
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         self.seconds = kept[-1]["seconds"] if kept else 0.0
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
@@ -74,14 +74,16 @@ class MetricsLog:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a record, which has at least `step`, and gets it to the disk."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with named(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         for writer in self._writers:
             writer.write(record)
 
     def close(self) -> None:
         """Closes files."""
-        self._file.close()
+        with named(self._path):
+            self._file.close()
         for writer in self._writers:
             writer.close()
 
