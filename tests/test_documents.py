@@ -21,19 +21,8 @@ def test_contributing_has_every_room():
 
 
 def test_pages_name_files_that_exist():
-<<<<<<< HEAD
     docs = ("extending", "methods", "teachers", "adaptive-attacks", "coming-from")
     for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{d}.md" for d in docs), "examples/README.md"):
-=======
-    for page in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "docs/extending.md",
-        "docs/coming-from.md",
-        "examples/README.md",
-    ):
->>>>>>> wing-notebooks
         folder = (ROOT / page).parent
         for target in re.findall(r"\]\((?!#)([^)#]+)", (ROOT / page).read_text()):
             assert (folder / target).exists(), f"{page}: {target}"

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advjax.files import write_atomically
+from advjax.files import named, write_atomically
 from advjax.runs.writers import Writer
 
 
@@ -16,7 +16,7 @@ class MetricsLog:
 
     def __init__(self, workdir: pathlib.Path, step: int, writers: Sequence[type[Writer]] = ()) -> None:
         """Opens the log, cutting off what lies beyond `step`, the step that the run resumes at."""
-        path = workdir / "metrics.jsonl"
+        self._path = path = workdir / "metrics.jsonl"
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         self.seconds = kept[-1]["seconds"] if kept else 0.0
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
@@ -25,14 +25,16 @@ class MetricsLog:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a record, which has at least `step`, and gets it to the disk."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with named(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         for writer in self._writers:
             writer.write(record)
 
     def close(self) -> None:
         """Closes files."""
-        self._file.close()
+        with named(self._path):
+            self._file.close()
         for writer in self._writers:
             writer.close()
 

@@ -187,10 +187,8 @@ class Checkpoints:
         """Makes one kind of error of all that a full, lost or write-protected disk raises in the libraries below."""
         try:
             yield
-        except OSError:
-            raise
         except Exception as error:
-            found = re.search(r"os_error_code='(\d+)'", str(error))
+            found = re.search(r"(?:os_error_code='|^\[Errno )(\d+)", str(error))
             number = int(found[1]) if found else errno.EIO
             said = os.strerror(number) if found else " ".join(str(error).split())[:200]
             raise OSError(number, said, str(self._folder)) from error

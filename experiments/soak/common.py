@@ -106,4 +106,4 @@ def mounted(folder: pathlib.Path, megabytes: int) -> bool:
 
 def unmount(folder: pathlib.Path) -> None:
     """Takes such a disk away."""
-    os.system(f"umount '{folder}'")
+    os.system(f"umount --lazy '{folder}'")

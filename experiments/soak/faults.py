@@ -182,12 +182,11 @@ def _wrong(fault: str, ended: Ended) -> str:
 
 def fill(ballast: pathlib.Path) -> None:
     """Leaves no space on a disk; what a process writes at the same time, it may still get in."""
-    with open(ballast, "wb") as file:
+    with open(ballast, "wb", buffering=0) as file:
         for size in (2**20, 2**12):
             try:
                 while True:
                     file.write(bytes(size))
-                    file.flush()
             except OSError:
                 continue
 

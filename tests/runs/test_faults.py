@@ -239,6 +239,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_saved(whole, disk, c
     assert cli.guarded(lambda argv: trained(run, interrupts=Fault(2, lambda: fill(disk, left))), []) == 1
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1 and "No space left on device; the same command goes on" in said
+    assert said.startswith(f"error: {run}/")
     assert content(run / "checkpoints" / "3") == before
     (disk / "ballast").unlink()
     assert trained(run) == whole[1] and comparable(run) == comparable(whole[0])
@@ -269,12 +270,15 @@ def test_a_second_process_says_who_has_the_folder(tmp_path):
         pass
 
 
-def test_signals_are_taken_once_and_given_back():
-    before = signal.getsignal(signal.SIGTERM)
+def test_signals_are_taken_once_and_given_back(monkeypatch):
+    before, ended = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setattr(os, "_exit", ended.append)
     with listening() as interrupts:
         assert interrupts.signal is None
         signal.raise_signal(signal.SIGTERM)
-        assert (interrupts.signal, interrupts.name) == (signal.SIGTERM, "SIGTERM")
+        assert (interrupts.signal, interrupts.name, ended) == (signal.SIGTERM, "SIGTERM", [])
+        signal.raise_signal(signal.SIGINT)
+    assert ended == [130]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
