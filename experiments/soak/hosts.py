@@ -138,6 +138,8 @@ def group(jobs: Sequence[Job], processes: int, devices: int, timeout: float = 60
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
+        # Threads of a process: how a sum is cut, and so rounded, must not depend on the layout.
+        "NPROC": "8",
         "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
     }
     several = [f"127.0.0.1:{port},{processes},{index}" if processes > 1 else "off" for index in range(processes)]

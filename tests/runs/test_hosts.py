@@ -10,18 +10,17 @@ from advjax import hosts, parallel, runs
 from advjax.attacks import read_record
 from advjax.attacks.engine.record import Record, merge
 from advjax.errors import InputError
-from advjax.runs.display import Silent
 from advjax.runs.metrics import read_metrics
-from experiments.soak.hosts import TOLERANCE, Job, config, difference, group, verdicts
+from experiments.soak.hosts import TOLERANCE, Job, difference, group, verdicts
 
 METHODS = ("pgd_at", "dynat", "sglr", "bmtard", "mat")
-SHORT = {"epochs": 2, "hosts_timeout": 6.0}
+SHORT = {"epochs": 2, "hosts_timeout": 6.0, "validation.every": 2}
 CLEAN = {**SHORT, "evaluation.protocol": "clean"}
 
 
 def fields(method):
     """AutoAttack for one of them: its programs are the same for all."""
-    return SHORT if method == "pgd_at" else CLEAN
+    return {**SHORT, "epochs": 4} if method == "pgd_at" else CLEAN
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +36,21 @@ def done(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """A function that gives the folder of the same run in this process, on two devices."""
+def alone(done, tmp_path_factory):
+    """The same runs by one process of two devices, which also goes on where the two were stopped."""
     root = tmp_path_factory.mktemp("alone")
-
-    def made(method, folder=None):
-        place = folder or root / method
-        runs.finish(config(method, **fields(method), devices=2, hosts="off"), place, Silent())
-        return place
-
-    return made
+    jobs = [Job(method, str(root / method), fields(method)) for method in METHODS]
+    ended = group([*jobs, Job("pgd_at", str(done[0] / "stopped"), fields("pgd_at"))], 1, 2)
+    assert [each.status for each in ended] == [0], ended
+    return root
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_give_what_one_gives(done, alone, method):
+def test_two_processes_give_what_one_gives(done, alone):
     root, _ = done
-    assert difference(root / method, alone(method)) <= TOLERANCE
-    assert verdicts(root / method) == verdicts(alone(method))
+    assert {method: difference(root / method, alone / method) for method in METHODS} == {
+        method: pytest.approx(0.0, abs=TOLERANCE) for method in METHODS
+    }
+    assert [verdicts(root / method) for method in METHODS] == [verdicts(alone / method) for method in METHODS]
 
 
 def test_it_repeats_to_the_bit(done):
@@ -70,15 +67,15 @@ def test_the_first_prints_and_writes_and_no_part_is_left(done):
     assert [line for line in second.out.splitlines() if not line.startswith("[Gloo]")] == []
     assert [path for path in root.rglob("*.part-*")] == []
     assert json.loads((root / "pgd_at" / "config.json").read_text())["hosts"] == "auto"
-    assert [record["step"] for record in read_metrics(root / "pgd_at" / "metrics.jsonl")] == [3, 6]
+    assert [record["step"] for record in read_metrics(root / "pgd_at" / "metrics.jsonl")] == [3, 6, 9, 12]
 
 
 def test_a_signal_to_one_stops_all_at_the_same_step_and_one_process_goes_on(done, alone):
     root, ended = done
-    lines = {each.err.strip().splitlines()[-1] for each in ended}
-    assert len(lines) == 1 and "stopped by SIGTERM after step" in lines.pop()
-    assert not (root / "stopped" / "report.json").exists()
-    assert difference(alone("pgd_at", root / "stopped"), root / "pgd_at") <= TOLERANCE
+    assert [each.err.strip().splitlines()[-1] for each in ended] == [
+        "stopped by SIGTERM after step 5, which is saved; the same command goes on"
+    ] * 2
+    assert difference(root / "stopped", root / "pgd_at") <= TOLERANCE
     assert verdicts(root / "stopped") == verdicts(root / "pgd_at")
 
 
