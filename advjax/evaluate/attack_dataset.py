@@ -168,8 +168,8 @@ def _share_stages(logits_fn, attack, stages, split, place, *, progress, record_p
     hosts.by_first(lambda: merge(record_path, shape))
     if len(ids := _shared_out(n, place)):
 
-        def of_all(done: int, total: int) -> None:
-            progress(n * done // total, n)
+        def of_all(done: int, total: int, *standing: int) -> None:
+            progress(n * done // total, n, *(n - total + each for each in standing))
 
         share = Split(*(array[ids] for array in split))
         _run_stages(logits_fn, attack, stages, share, own, ids=ids, part=hosts.index(), progress=of_all, **options)
