@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from advjax import models
+from advjax import models, parallel
 from advjax.data import Course, stream
 from advjax.runs.display import Display, duration
 from advjax.runs.experiment import Experiment
@@ -70,7 +70,8 @@ def time_step(experiment: Experiment, repeats: int = 3) -> tuple[float, float]:
     if train.in_memory:
         rest: tuple[Any, ...] = (frozen, trainer.data(train), trainer.order(len(train.label), config.batch_size, 0))
     else:
-        course = Course(config.seed, len(train.label), config.batch_size, config.epochs)
+        share = parallel.share_of(experiment.devices)
+        course = Course(config.seed, len(train.label), config.batch_size, config.epochs, host=share)
         rest = (frozen, trainer.send(next(stream(train, course))))
     started = time.perf_counter()
     state, metrics = jax.block_until_ready(step(state, *rest))
