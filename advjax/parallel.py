@@ -115,6 +115,30 @@ def split(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return _put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
 
 
+def share_of(devices: Sequence[jax.Device]) -> tuple[int, int]:
+    """(index, number): which of how many equal parts of a batch is for the devices of this process; cut in order.
+
+    Raises:
+        InputError: the processes have different numbers of devices.
+    """
+    number, own = len(processes(devices)), len(Devices(devices).own.devices)
+    if own * number != len(devices):
+        raise InputError(
+            f"must be the same on every host, here {own} of all {len(devices)} on {number} hosts", "devices"
+        )
+    return processes(devices).index(jax.process_index()), number
+
+
+def split_own(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """`split` of arrays that have the rows of this process's devices only, [own devices, ...]."""
+    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
+
+    def whole(leaf):
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), (len(devices), *leaf.shape[1:]))
+
+    return jax.tree.map(whole, tree)
+
+
 def _put(tree: Any, sharding: NamedSharding) -> Any:
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
@@ -227,7 +251,7 @@ class Devices:
     @property
     def own(self) -> Devices:
         """Those of this process alone."""
-        return Devices([device for device in self.devices if device.process_index == hosts.index()])
+        return Devices([device for device in self.devices if device.process_index == jax.process_index()])
 
     @property
     def mesh(self) -> Mesh:

@@ -171,18 +171,19 @@ def _share_stages(logits_fn, attack, stages, split, place, *, progress, record_p
         def of_all(done: int, total: int, *standing: int) -> None:
             progress(n * done // total, n, *(n - total + each for each in standing))
 
-        share = Split(*(array[ids] for array in split))
+        share = split.select(ids)
         _run_stages(logits_fn, attack, stages, share, own, ids=ids, part=hosts.index(), progress=of_all, **options)
     hosts.gather(None)
 
-    def whole() -> list[Any]:
+    def whole() -> dict[str, Any]:
         merge(record_path, shape)
         outcome = _run_stages(logits_fn, attack, stages, split, own, progress=progress, **options)
-        return [part.tolist() if isinstance(part, np.ndarray) else part for part in outcome]
+        arrays = {name: getattr(outcome, name).tolist() for name in ("robust", "forwards", "backwards")}
+        return arrays | {"flags": outcome.flags, "notes": outcome.notes}
 
-    robust, _, forwards, backwards, flags, notes = hosts.by_first(whole)
-    counts = np.asarray(forwards), np.asarray(backwards)
-    return Outcome(np.asarray(robust, bool), 0.0, *counts, tuple(flags), tuple(notes))
+    found = hosts.by_first(whole)
+    robust, *passes = (np.asarray(found[name]) for name in ("robust", "forwards", "backwards"))
+    return Outcome(robust, 0.0, *passes, tuple(found["flags"]), tuple(found["notes"]))
 
 
 def _shared_out(n: int, place: Devices) -> np.ndarray:
@@ -250,11 +251,11 @@ def _run_craft(
     made: list[dict[str, Any]] = []
     passes = {"forwards": attack.forwards, "backwards": attack.backwards}
 
-    def recall(entries: Iterable[Mapping[str, Any]]) -> None:
+    def recall(entries: Iterable[Mapping[str, Any]], others: bool = False) -> None:
         for entry in entries:
             row = entry["id"]
             if row < n:  # a record may be of more examples than are asked for now
-                if entry["crc32"] != checksum(split.image[row], split.label[row]):
+                if not others and entry["crc32"] != checksum(split.image[row], split.label[row]):
                     raise InputError(f"the record was made with another image or label for id {row}")
                 robust[row], known[row] = entry["robust"], True
                 confidence[row] = entry.get("confidence", np.nan)
@@ -291,7 +292,7 @@ def _run_craft(
         record.close()
     if several:
         for entries in hosts.gather(made):
-            recall(entries)
+            recall(entries, others=True)
         if record_path is not None:
             hosts.by_first(lambda: merge(record_path))
     flags = [f"{name}: {_RAISED[name]}" for name in ("probabilities", "constant") if raised[name].all()]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from advjax import compiling, models
+from advjax import compiling, models, parallel
 from advjax.data import Course, stream, to_rows
 from advjax.runs import memory
 from advjax.runs.display import Display, duration
@@ -112,7 +112,8 @@ def _given(trainer: Trainer, experiment: Experiment, data: Data | None) -> tuple
     train, config = experiment.dataset.train, experiment.config
     if data is not None:
         return data, trainer.order(len(train.label), config.batch_size, 0)
-    course = Course(config.seed, len(train.label), config.batch_size, config.epochs)
+    share = parallel.share_of(experiment.devices)
+    course = Course(config.seed, len(train.label), config.batch_size, config.epochs, host=share)
     return (trainer.send(next(stream(train, course))),)
 
 

@@ -209,7 +209,8 @@ class Trainer:
             InputError: a method that goes over the images again after an epoch, and images that stream; an image that
                 cannot be decoded.
         """
-        course = Course(self.config.seed, len(train.label), batch_size, self.config.epochs, first)
+        share = parallel.share_of(self.devices) if not train.in_memory else (0, 1)
+        course = Course(self.config.seed, len(train.label), batch_size, self.config.epochs, first, share)
         shape = train.image.shape[1:]
         if not train.in_memory:
             check_streams(self.method, self.config.epochs, self.config.augment, extra is not None)
@@ -257,10 +258,12 @@ class Trainer:
         yield from ahead
 
     def send(self, batch: Streamed) -> Sent:
-        """A batch that streams, cut over the devices."""
+        """A batch that streams, or this process's part of it, cut over the devices."""
         image, *others = batch
         on_host: tuple[Any, ...] = (to_rows(image), *others)
-        return parallel.split(parallel.shares(Sent(*on_host), self.devices), self.devices)
+        return parallel.split_own(
+            parallel.shares(Sent(*on_host), parallel.Devices(self.devices).own.devices), self.devices
+        )
 
     def data(self, train: Split) -> Data:
         """A training set on all devices."""

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from advjax import hosts, parallel, runs
 from advjax.attacks import read_record
@@ -13,6 +14,7 @@ from advjax.errors import InputError
 from advjax.runs.metrics import read_metrics
 from experiments.soak.hosts import TOLERANCE, Job, difference, group, verdicts
 
+STREAMED = "streamed"
 METHODS = ("pgd_at", "dynat", "sglr", "bmtard", "mat")
 SHORT = {"epochs": 2, "hosts_timeout": 6.0, "validation.every": 2}
 CLEAN = {**SHORT, "evaluation.protocol": "clean"}
@@ -24,10 +26,26 @@ def fields(method):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def pictures(tmp_path_factory):
+    """Fields of a run on an image folder that streams."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for part, each in (("train", 14), ("val", 3)):
+        for label in range(3):
+            (root / part / str(label)).mkdir(parents=True)
+            for i in range(each):
+                image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(image).save(root / part / str(label) / f"{i}.png")
+    data = {"name": "image_folder", "path": root, "streaming": "True", "augment": "crop2+flip", "workers": 1}
+    data |= {"validation": 0, "examples": 0}
+    return {**CLEAN, "batch_size": 16, **{f"data.{name}": str(value) for name, value in data.items()}}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, pictures):
     """What two processes of a device each made of every method, of one twice, and of one that was told to stop."""
     root = tmp_path_factory.mktemp("hosts")
     jobs = [Job(method, str(root / method), fields(method)) for method in METHODS]
+    jobs.append(Job("natural", str(root / STREAMED), pictures))
     again = Job("pgd_at", str(root / "again"), fields("pgd_at"))
     stopped = Job("pgd_at", str(root / "stopped"), fields("pgd_at"), signal.SIGTERM, step=2)
     ended = group([*jobs, again, stopped], 2, 1)
@@ -36,10 +54,11 @@ def done(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(done, tmp_path_factory):
+def alone(done, pictures, tmp_path_factory):
     """The same runs by one process of two devices, which also goes on where the two were stopped."""
     root = tmp_path_factory.mktemp("alone")
     jobs = [Job(method, str(root / method), fields(method)) for method in METHODS]
+    jobs.append(Job("natural", str(root / STREAMED), pictures))
     ended = group([*jobs, Job("pgd_at", str(done[0] / "stopped"), fields("pgd_at"))], 1, 2)
     assert [each.status for each in ended] == [0], ended
     return root
@@ -47,10 +66,11 @@ def alone(done, tmp_path_factory):
 
 def test_two_processes_give_what_one_gives(done, alone):
     root, _ = done
-    assert {method: difference(root / method, alone / method) for method in METHODS} == {
-        method: pytest.approx(0.0, abs=TOLERANCE) for method in METHODS
+    names = (*METHODS, STREAMED)
+    assert {name: difference(root / name, alone / name) for name in names} == {
+        name: pytest.approx(0.0, abs=TOLERANCE) for name in names
     }
-    assert [verdicts(root / method) for method in METHODS] == [verdicts(alone / method) for method in METHODS]
+    assert [verdicts(root / name) for name in names] == [verdicts(alone / name) for name in names]
 
 
 def test_it_repeats_to_the_bit(done):
