@@ -182,8 +182,8 @@ def _share_stages(logits_fn, attack, stages, split, place, *, progress, record_p
         return arrays | {"flags": outcome.flags, "notes": outcome.notes}
 
     found = hosts.by_first(whole)
-    robust, *passes = (np.asarray(found[name]) for name in ("robust", "forwards", "backwards"))
-    return Outcome(robust, 0.0, *passes, tuple(found["flags"]), tuple(found["notes"]))
+    robust, forwards, backwards = (np.asarray(found[name]) for name in ("robust", "forwards", "backwards"))
+    return Outcome(robust, 0.0, forwards, backwards, tuple(found["flags"]), tuple(found["notes"]))
 
 
 def _shared_out(n: int, place: Devices) -> np.ndarray:
