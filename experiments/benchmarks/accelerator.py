@@ -103,7 +103,7 @@ def main() -> None:
         for name, value in small.items():
             setattr(FLAGS, name, value)
     if not FLAGS.results:
-        FLAGS["json"].value = str(pathlib.Path(FLAGS.out) / "rows.json")
+        FLAGS["results"].value = str(pathlib.Path(FLAGS.out) / "rows.json")
     report = common.Report(f"PGD-{FLAGS.steps} adversarial training step against the hardware")
     peaks = {}
     for precision in FLAGS.precisions:
