@@ -19,14 +19,13 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from advjax.errors import InputError
 from advjax.evaluate.report import harmonic_mean, markdown
 from advjax.files import read_json, write_atomically, write_json
 from advjax.runs import exhibits, plots, schema, wording
 from advjax.runs.exhibits import Exhibits
 from advjax.runs.metrics import read_metrics
 from advjax.runs.plots import Panel
-from advjax.runs.workdir import open_checkpoints
+from advjax.training.checkpoints import best_of
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 ABOUT = "about.json"
@@ -107,19 +106,8 @@ def gather(folder: pathlib.Path, report: Mapping[str, Any]) -> Material:
         about = {"finished": when.isoformat(timespec="seconds")}
     return Material(
         report, known("config.json"), known("data.json"), read_metrics(folder / "metrics.jsonl"), examples,
-        exhibits.read(place), about, _best_step(folder),
+        exhibits.read(place), about, best_of(folder / "checkpoints"),
     )  # fmt: skip
-
-
-def _best_step(folder: pathlib.Path) -> int | None:
-    try:
-        checkpoints = open_checkpoints(folder)
-    except InputError:
-        return None
-    try:
-        return checkpoints.best
-    finally:
-        checkpoints.close()
 
 
 # --- the page of a report ---

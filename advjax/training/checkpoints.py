@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import logging
 import os
 import pathlib
@@ -85,12 +86,7 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """Number of the checkpoint with the highest score; None if none was scored."""
-        scored = {
-            step: metrics[SCORE]
-            for step in self._manager.all_steps()
-            if (metrics := self._manager.metrics(step)) and SCORE in metrics
-        }
-        return max(scored, key=lambda step: (scored[step], step)) if scored else None
+        return best_of(self._folder)
 
     def save(self, step: int, state: Any, score: float | None = None, note: Mapping[str, Any] | None = None) -> None:
         """Saves in the background, in place of one of the same number; the arrays are copied before this returns.
@@ -192,6 +188,15 @@ class Checkpoints:
             number = int(found[1]) if found else errno.EIO
             said = os.strerror(number) if found else " ".join(str(error).split())[:200]
             raise OSError(number, said, str(self._folder)) from error
+
+
+def best_of(directory: pathlib.Path) -> int | None:
+    """`Checkpoints.best` of a folder that is not opened, which several processes could only do together."""
+    scored = {}
+    for file in directory.glob("*/metrics/metrics"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or removed since
+            scored[int(file.parts[-3])] = float(json.loads(file.read_text(encoding="utf-8"))[SCORE])
+    return max(scored, key=lambda step: (scored[step], step)) if scored else None
 
 
 def sha256(state: Any) -> str:
