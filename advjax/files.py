@@ -45,6 +45,12 @@ def is_there(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def users_cache() -> pathlib.Path:
+    """The folder for what can be had again: `advjax` in XDG_CACHE_HOME, or in `.cache` of the user's home."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return pathlib.Path(cache) / "advjax"
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a JSON file, indented."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(advjax.__file__).parent
 FLOORS = [
     ["errors", "version"],
     ["numbers", "files", "seeds"],
-    ["fields", "plugins", "hosts"],
+    ["fields", "plugins", "hosts", "remote"],
     ["compiling"],
     ["parallel"],
     ["losses", "threat"],
@@ -24,7 +24,7 @@ FLOORS = [
 ]
 # Heavy or optional libraries, which most users of a module do without.
 HEAVY = {"torch", "tensorflow", "tensorflow_datasets", "matplotlib", "PIL", "tensorboardX", "safetensors", "sklearn"}
-HEAVY |= {"array_record", "orbax", "grain", "etils", "equinox", "haiku", "wandb", "mlflow"}
+HEAVY |= {"array_record", "orbax", "grain", "etils", "fsspec", "equinox", "haiku", "wandb", "mlflow"}
 
 
 def floor(module):

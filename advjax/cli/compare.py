@@ -20,6 +20,7 @@ from advjax import cli, hosts
 from advjax.cli.sweep import collect, make_members, names_of, say_failed, seeds_of, write
 from advjax.errors import InputError
 from advjax.runs import sweep, tables
+from advjax.runs.workdir import check_place
 
 METHODS = "natural,pgd_at,trades,dynat,sglr,mtard,bmtard,mat"
 
@@ -40,6 +41,7 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--runs", default="", help="folders of finished runs to compare instead, or patterns of them")
     parser.add_argument("--reference", default="pgd_at", help="row that the others are compared with")
     options = parser.parse_args(argv[1:])
+    check_place(options.root, "--root")
     display, root, failed = cli.display(options.quiet, options.json), pathlib.Path(options.root), {}
     if options.runs:
         entries = [tables.load(folder) for folder in _folders(options.runs)]
@@ -67,6 +69,7 @@ def _folders(patterns: str) -> list[str]:
     """The folders that `--runs` names; a pattern stands for those runs that are finished."""
     folders = []
     for pattern in patterns.split(","):
+        check_place(pattern, "--runs")
         found = sorted(glob.glob(f"{pattern}/report.json")) if glob.has_magic(pattern) else [f"{pattern}/report.json"]
         if not found:
             raise InputError(f"--runs: there is no finished run at {pattern}")

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 
 import advjax
-from advjax import cli, data, evaluate, hosts, models, parallel, threat
+from advjax import cli, data, evaluate, hosts, models, parallel, remote, threat
 from advjax.attacks.engine.inputs import check_radius
 from advjax.errors import InputError, within
 from advjax.evaluate import corruptions
@@ -96,6 +96,9 @@ def _run(argv: list[str]) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     own = ("hosts", "data_path", "compilation_cache")
     hosts.check_same({"version": advjax.__version__} | {k: v for k, v in vars(options).items() if k not in own})
+    for name in ("workdir", "weights"):
+        if place := getattr(options, name):
+            setattr(options, name, str(remote.local(place, f"--{name}")))
     compilation_cache.enable(options.compilation_cache)
     known = read_config(options.workdir) if options.workdir else None
     norm = threat.canonical_norm(options.norm or (known.attack.norm if known else "linf"))
@@ -109,7 +112,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     subject, architecture = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:
-        network = from_run(pathlib.Path(options.surrogate), "--surrogate", dataset)
+        network = from_run(options.surrogate, "--surrogate", dataset)
         surrogate = Surrogate(options.surrogate, advjax.logits_fn(*network))
     hosts.check_same({"the test set": sha256_of(dataset.test), "the network": subject.sha256})
     examples = options.examples or len(dataset.test.label)

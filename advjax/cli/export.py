@@ -18,12 +18,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from advjax import cli
+from advjax import cli, remote
 from advjax.errors import InputError, unknown
 from advjax.evaluate import params_sha256
 from advjax.files import read_json, write_atomically
 from advjax.models import ImageClassifier, describe, save_torch
-from advjax.runs.workdir import load_run, unfinished
+from advjax.runs.workdir import check_place, load_run, unfinished
 from advjax.version import __version__
 
 FORMATS = {"torch": "weights.pt", "safetensors": "weights.safetensors", "orbax": "weights"}
@@ -57,15 +57,19 @@ def _command(argv: list[str]) -> None:
     arguments = parser.parse_args(argv[1:])
     if arguments.format not in FORMATS:
         raise unknown("format", arguments.format, FORMATS)
+    if remote.is_address(arguments.workdir) and not arguments.out:
+        raise InputError(f"--out is missing: --out=FOLDER, since --workdir is {arguments.workdir}")
+    check_place(arguments.out or "", "--out")
+    workdir = remote.local(arguments.workdir, "--workdir")
     folder = export(
-        pathlib.Path(arguments.workdir),
+        workdir,
         arguments.format,
         pathlib.Path(arguments.out) if arguments.out else None,
         network=arguments.network,
         checkpoint=arguments.checkpoint,
         sub_block1=arguments.sub_block1,
     )
-    if line := unfinished(pathlib.Path(arguments.workdir)):
+    if line := unfinished(workdir):
         print(f"warning: {line}")
     print(f"exported: {folder}")
 

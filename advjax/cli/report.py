@@ -17,7 +17,7 @@ from advjax.errors import InputError
 from advjax.files import read_json
 from advjax.runs import build, compilation_cache, pages
 from advjax.runs.evaluate import collect_exhibits
-from advjax.runs.workdir import load_run, read_config
+from advjax.runs.workdir import check_place, load_run, read_config
 
 
 def main(argv: list[str]) -> int:
@@ -31,6 +31,7 @@ def _run(argv: list[str]) -> None:
     options = parser.parse_args(argv[1:])
     if not options.workdir:
         raise InputError("--workdir is missing: --workdir=FOLDER")
+    check_place(options.workdir, "--workdir")
     folder, display = pathlib.Path(options.workdir), cli.display(options.quiet, options.json)
     report = read_json(folder, "report.json")
     if (folder / "config.json").exists():

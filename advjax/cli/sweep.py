@@ -37,6 +37,7 @@ from advjax.runs import figures, pages, plots, sweep, tables
 from advjax.runs.display import Display
 from advjax.runs.networks import create_method
 from advjax.runs.sweep import Member
+from advjax.runs.workdir import check_place
 
 # What a teacher's role is played by, where the sweep trains such a run anyway.
 TEACHERS = {"clean": "natural", "robust": "trades"}
@@ -67,6 +68,7 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--out", default="", help="folder of the table; the root if absent")
     parser.add_argument("--fill", default="", help="PAGE:MARK: put the table between a page's comments MARK")
     options = parser.parse_args(argv[1:])
+    check_place(options.root, "--root")
     root, display, shard = pathlib.Path(options.root), cli.display(options.quiet, options.json), _shard(options.shard)
     members = list(
         make_members(

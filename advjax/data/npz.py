@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from advjax import remote
 from advjax.data.archive import Member, members
 from advjax.data.base import Dataset, Split, check_images, check_labels, check_memory
 from advjax.errors import InputError
@@ -79,7 +80,7 @@ def read_extra(path: str | os.PathLike, shape: tuple[int, int, int], num_classes
         InputError: no such file or arrays, another type or shape, labels outside the classes, compressed images of
             more than 4 GiB.
     """
-    file = pathlib.Path(path)
+    file = remote.local(path, "data.extra.path")
     where = f"data.extra.path: {file}"
     try:
         found = members(file, where)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from advjax import plugins
+from advjax import plugins, remote
 from advjax.data import digits, folder, npz, tfds
 from advjax.data.base import Dataset, Split, check_equal_shapes, check_images, check_labels, inspect
 from advjax.data.pictures import Cut
@@ -42,7 +42,7 @@ def load(name: str, path: str | os.PathLike | None = None, **options: Any) -> Da
         name: `digits` (embedded), `npz`, `image_folder` (both need `path`), or the name of a TFDS builder.
         path: an npz file, a directory of npz shards (see `npz.read`), or an image folder (`folder.read`). Given with
             any other name it is read in place of what that name says, as an image folder if it has a folder `train`
-            in it.
+            in it. An address (gs://bucket/data.npz) is copied to this machine first, once (`advjax.remote`).
         **options: None, 0 and "" mean "not given".
             num_classes: number of classes, for data from a path; by default that which the name is known to have,
                 the image folder's number of folders, or one more than the largest training label.
@@ -70,7 +70,7 @@ def load(name: str, path: str | os.PathLike | None = None, **options: Any) -> Da
             raise InputError(f"data.{key} is {given[key]}; allowed: integers from 1 on, 0 for the default")
     where = f"data.path: {path}" if path else f"data.name: {name!r}"
     try:
-        dataset = _from_path(name, pathlib.Path(path), given) if path else _by_name(name, given)
+        dataset = _from_path(name, remote.local(path, "data.path"), given) if path else _by_name(name, given)
     except OSError as error:
         raise InputError(f"{where}: {error.strerror or type(error).__name__} ({error.filename or 'no file'})") from None
     return dataset._replace(warnings=(*dataset.warnings, *inspect(dataset.train, dataset.test, where)))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import optax
 from ml_collections import ConfigDict
 
-from advjax import data, models, parallel
+from advjax import data, models, parallel, remote
 from advjax.attacks.engine.inputs import check_radius
 from advjax.data import Dataset, Split
 from advjax.errors import InputError, within
@@ -70,7 +70,7 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
     found = teachers.find(config, method, parts, build)
     surrogate, name = None, config.evaluation.surrogate
     if name and name not in method.frozen:
-        surrogate = teachers.from_run(pathlib.Path(name), "evaluation.surrogate", dataset)
+        surrogate = teachers.from_run(name, "evaluation.surrogate", dataset)
     modules = create_modules(config, method, dataset.num_classes)
     modules |= {name: teacher.module for name, teacher in found.items()}
     for network, module in modules.items():
@@ -188,7 +188,8 @@ def create_optimizer(
 
 def _attacks(config: Config, method: Method):
     evaluation, name = config.evaluation, config.evaluation.surrogate
-    if name and name not in method.frozen and not is_there(pathlib.Path(name) / "config.json"):
+    a_run = remote.is_address(name) or is_there(pathlib.Path(name) / "config.json")
+    if name and name not in method.frozen and not a_run:
         allowed = ", ".join(["empty", *method.frozen, "the folder of a finished run"])
         raise InputError(f"must be one of: {allowed}; it is {name!r}", "evaluation.surrogate")
     radii = {norm: getattr(evaluation.radii, norm) for norm in ("linf", "l2", "l1")}
@@ -198,7 +199,7 @@ def _attacks(config: Config, method: Method):
 
 def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, image_shape) -> dict[str, Any]:
     """Variables for every trained network, from a finished run's folder or a weights file."""
-    path = pathlib.Path(source)
+    path = remote.local(source, "init_from")
     if not is_there(path):
         raise InputError(f"must be the folder of a run or a weights file, there is nothing at {source}", "init_from")
     given = {}
@@ -211,7 +212,7 @@ def _initial(source: str, modules: Mapping[str, nn.Module], method: Method, imag
             if path.is_dir():
                 variables = load_run(path, None if len(method.trained) == 1 else name)[1]
             else:
-                variables = models.load_torch(source, modules[name], image_shape)
+                variables = models.load_torch(path, modules[name], image_shape)
             models.check_variables(variables, modules[name], image_shape, source)
             given[name] = variables
     except InputError as error:

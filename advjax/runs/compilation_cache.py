@@ -10,6 +10,7 @@ import platform
 import jax
 
 from advjax.errors import InputError
+from advjax.files import users_cache
 
 MAX_BYTES = 4 * 2**30  # the programs used longest ago go first
 MIN_COMPILE_SECONDS = 0.2  # what compiles faster is not worth a file
@@ -30,7 +31,7 @@ def enable(where: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     if where == "auto" and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
-    folder = _users() if where == "auto" else pathlib.Path(where)
+    folder = users_cache() / "programs" if where == "auto" else pathlib.Path(where)
     folder = folder / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,11 +45,6 @@ def enable(where: str) -> None:
         ) from None
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     return jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def _users() -> pathlib.Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(cache) / "advjax" / "programs"
 
 
 def _processor() -> str:

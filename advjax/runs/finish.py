@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from advjax import compiling, hosts, models
+from advjax import compiling, hosts, models, remote
 from advjax.data import Split
 from advjax.errors import InputError
 from advjax.evaluate import Attack, attack_dataset, clean, params_sha256, pgd_steps
@@ -23,6 +23,7 @@ from advjax.runs.evaluate import evaluate_experiment, write_report
 from advjax.runs.experiment import Experiment, Teacher
 from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
+from advjax.runs.mirror import Mirror
 from advjax.runs.schema import Config
 from advjax.runs.teachers import doubts, near_chance
 from advjax.runs.train import state_bytes, train
@@ -45,7 +46,8 @@ def finish(
 
     Args:
         config: what to do (`advjax.runs.default`).
-        folder: the run's folder, its workdir; created if need be.
+        folder: the run's folder, its workdir; created if need be. An address (gs://bucket/run) stands for a folder of the
+            user's cache that is copied there (`advjax.runs.mirror`).
         display: the terminal; plain lines or a progress bar as it allows if absent.
 
     Returns:
@@ -58,24 +60,31 @@ def finish(
         Gone: another process of the run is.
     """
     config = config if isinstance(config, Config) else schema.read(config)
-    workdir.check_place(folder)
-    folder = pathlib.Path(folder)
+    mirror = Mirror(folder) if remote.is_address(folder) else None
+    if mirror is None:
+        workdir.check_place(folder)
+    folder = mirror.folder if mirror else pathlib.Path(folder)
     hosts.join(config.hosts, config.hosts_timeout)
     with hosts.together():
         # Where this process stands among the others is no part of what is trained, saved and hashed.
         config = dataclasses.replace(config, hosts=hosts.AUTO)
         display = (display or Display()) if hosts.is_first() else Silent()
         hosts.check_same({"version": __version__, **schema.shared_fields(config)})
-        if hosts.by_first(lambda: workdir.is_finished(folder, config)):
-            display.line(f"finished already: {folder / 'report.md'}")
-            return hosts.by_first(lambda: read_json(folder, "report.json"))
+        if mirror and hosts.count() > 1:
+            raise InputError(
+                f"must be a folder that all {hosts.count()} processes see; mount the bucket: it is {mirror.address}", "workdir"
+            )
+        report = hosts.by_first(mirror.report if mirror else lambda: workdir.read_report(folder))
+        if workdir.is_of(report, config):
+            display.line(f"finished already: {mirror.address if mirror else folder}/report.md")
+            return report
         experiment = build(config)
-        return _finish(experiment, folder, display)
+        return _finish(experiment, folder, display, mirror)
 
 
-def _finish(experiment: Experiment, folder: pathlib.Path, display: Display) -> dict[str, Any]:
+def _finish(experiment: Experiment, folder: pathlib.Path, display: Display, mirror: Mirror | None) -> dict[str, Any]:
     config = experiment.config
-    display.header(**experiment.summary, folder=str(folder))
+    display.header(**experiment.summary, folder=f"{mirror.address}, here {folder}" if mirror else str(folder))
     for warning in experiment.dataset.warnings:
         display.warning(warning)
     if experiment.multiplied:
@@ -90,6 +99,8 @@ def _finish(experiment: Experiment, folder: pathlib.Path, display: Display) -> d
         workdir.check_space(folder, (config.checkpoint.keep + 2) * state_bytes(experiment))
         workdir.create(folder)
         stack.enter_context(alone(folder))
+        if mirror:
+            stack.enter_context(mirror.working(display, interrupts))
         workdir.prepare(folder, experiment)
 
     with contextlib.ExitStack() as stack, listening() as interrupts:

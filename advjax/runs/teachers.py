@@ -7,13 +7,14 @@ the config `train`, to which its student's data, devices and the like are added.
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 
-from advjax import models
+from advjax import models, remote
 from advjax.data import Dataset
 from advjax.errors import InputError, unknown
 from advjax.files import is_there, read_json
@@ -56,9 +57,10 @@ def find(config: Config, method: Method, parts: Parts, build: Build) -> dict[str
 
 
 def _find_one(config: Config, role: str, options: TeacherConfig, parts: Parts, number: int, build: Build) -> Teacher:
-    field, path = f"teachers.{role}", pathlib.Path(options.path)
+    field = f"teachers.{role}"
     if not options.path:
         return _to_train(config, role, options, parts, number, build)
+    path = remote.local(options.path, f"{field}.path")
     if not is_there(path):
         raise InputError(
             f"{field}.path must be the folder of a finished run or a weights file, there is nothing at {path}"
@@ -91,13 +93,14 @@ def _to_train(config: Config, role: str, options: TeacherConfig, parts: Parts, n
 
 
 def from_run(
-    path: pathlib.Path, field: str, dataset: Dataset, member: str = "", checkpoint: str = "best"
+    path: str | os.PathLike[str], field: str, dataset: Dataset, member: str = "", checkpoint: str = "best"
 ) -> tuple[nn.Module, Any]:
-    """A network of a finished run, for images and classes as the data has them.
+    """A network of a finished run, at a path or an address, for images and classes as the data has them.
 
     Raises:
         InputError: no such run or network, one that is not finished, or of other images; begins with `field`.
     """
+    path = remote.local(path, field)
     try:
         described = read_json(path, "data.json")
         shape = tuple(described.get("image_shape", ()))

@@ -7,11 +7,13 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any, cast
 
 import flax.linen as nn
 import numpy as np
 
+from advjax import remote
 from advjax.data import Split
 from advjax.errors import InputError, unknown
 from advjax.files import is_there, read_json, write_atomically, write_json
@@ -85,7 +87,7 @@ def load_run(
     """A network of a finished run.
 
     Args:
-        workdir: the run's folder.
+        workdir: the run's folder, or its address (gs://bucket/run).
         network: the network's name in its method; the first that the method evaluates if absent.
         checkpoint: `"best"` (by accuracy on the validation split; the last where there was none) or `"last"`.
 
@@ -96,6 +98,7 @@ def load_run(
     Raises:
         InputError: no run, no checkpoint or no network of that name.
     """
+    workdir = remote.local(workdir, "workdir")
     config, described = read_config(workdir), read_json(workdir, "data.json")
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS, "checkpoint")
@@ -145,7 +148,7 @@ def choose(method: Method, network: str | None, workdir: str | os.PathLike[str])
 
 def check_place(folder: str | os.PathLike[str], field: str = "workdir") -> None:
     """Raises `InputError` if a folder is an address such as gs://bucket/run, which would become a folder named `gs:`."""
-    if "://" in os.fspath(folder):
+    if remote.is_address(folder):
         raise InputError(
             f"must be a folder; mount the bucket (gcsfuse, mountpoint-s3): it is {os.fspath(folder)}", field
         )
@@ -232,8 +235,16 @@ def sha256_of(split: Split) -> str:
     return digest.hexdigest()
 
 
+def read_report(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What `report.json` in a folder says; None if there is none."""
+    return read_json(workdir, "report.json") if is_there(workdir / "report.json") else None
+
+
+def is_of(report: Mapping[str, Any] | None, config: Config) -> bool:
+    """Whether a report is that of exactly this config."""
+    return report is not None and report.get("config_hash") == schema.config_hash(schema.plain(config))
+
+
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:
     """Whether the folder holds the report of exactly this config."""
-    if not is_there(workdir / "report.json"):
-        return False
-    return read_json(workdir, "report.json").get("config_hash") == schema.config_hash(schema.plain(config))
+    return is_of(read_report(workdir), config)
