@@ -311,12 +311,12 @@ def _surrogate(experiment: Experiment) -> Surrogate | None:
     return Surrogate(name, models.logits_fn(*network))
 
 
-def write_report(folder: pathlib.Path, report: dict[str, Any], display: Display) -> None:
+def write_report(folder: pathlib.Path, report: dict[str, Any], display: Display, best_step: int | None = None) -> None:
     """Writes `report.md`, `report.html` and `report.json`, each whole or not at all; the JSON last: it marks the run as
-    finished."""
+    finished. `best_step` is the number of the run's best checkpoint, for the page's curves."""
     for warning in report["warnings"]:
         display.warning(warning)
-    pages.note_about(folder)
+    pages.note_about(folder, best_step)
     pages.write(folder, report)
     write_json(folder / "report.json", report)
     display.results(report["results"])

@@ -19,7 +19,7 @@ from advjax.files import read_json, write_json
 from advjax.runs import compilation_cache, memory, plots, schema, wording, workdir
 from advjax.runs.build import build
 from advjax.runs.display import Display, Silent
-from advjax.runs.evaluate import evaluate_experiment, write_report
+from advjax.runs.evaluate import chosen_epochs, evaluate_experiment, write_report
 from advjax.runs.experiment import Experiment, Teacher
 from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
@@ -100,9 +100,10 @@ def _finish(experiment: Experiment, folder: pathlib.Path, display: Display) -> d
             name = wording.method(config.method["name"])
             plots.training(read_metrics(folder / "metrics.jsonl"), folder / "training.png", name)
         report = evaluate_experiment(experiment, folder, display, known, interrupts)
+        best = chosen_epochs(experiment, folder).get("best")
         if hosts.is_first():
             publish(experiment.writers, folder, config.epochs * experiment.steps_per_epoch, report)
-            write_report(folder, report, display)
+            write_report(folder, report, display, best)
     compiling.forget_programs()  # a comparison finishes many runs in one process
     return report
 

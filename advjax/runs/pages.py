@@ -60,14 +60,15 @@ class Material(NamedTuple):
     best_step: int | None = None
 
 
-def note_about(folder: pathlib.Path) -> dict[str, Any]:
-    """Notes in `evaluation/about.json` when, where and with which versions the evaluation was done."""
+def note_about(folder: pathlib.Path, best_step: int | None = None) -> dict[str, Any]:
+    """Notes in `evaluation/about.json` when, where and with which versions the evaluation was done, and the best step."""
     now = datetime.datetime.now(datetime.UTC)
     about = {
         "finished": now.isoformat(timespec="seconds"),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
         "platform": platform.platform(),
+        "best_step": best_step,
     }
     place = _evaluation(folder)
     place.mkdir(exist_ok=True)
@@ -107,11 +108,12 @@ def gather(folder: pathlib.Path, report: Mapping[str, Any]) -> Material:
         about = {"finished": when.isoformat(timespec="seconds")}
     return Material(
         report, known("config.json"), known("data.json"), read_metrics(folder / "metrics.jsonl"), examples,
-        exhibits.read(place), about, _best_step(folder),
+        exhibits.read(place), about, about["best_step"] if "best_step" in about else _best_step(folder),
     )  # fmt: skip
 
 
 def _best_step(folder: pathlib.Path) -> int | None:
+    """Of a run made before it was noted; several hosts would have to ask together."""
     try:
         checkpoints = open_checkpoints(folder)
     except InputError:
@@ -486,7 +488,7 @@ def _teachers(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _versions(material: Material) -> list[tuple[str, str]]:
     versions = {"advjax": material.report["version"], "configuration": material.report["config_hash"]}
-    versions |= {name: value for name, value in material.about.items() if name != "finished"}
+    versions |= {name: value for name, value in material.about.items() if name not in ("finished", "best_step")}
     versions |= {
         f"SHA-256 of {name}'s parameters": network.get("params_sha256", "")[:12]
         for name, network in material.report["networks"].items()

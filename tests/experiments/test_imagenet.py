@@ -39,6 +39,8 @@ def test_the_recipe_runs_at_toy_size(recipe, folder, tmp_path):
     config = toy(recipe.get_config("imagenet"), folder)
     report = runs.finish(config, tmp_path, Display(live=False))
     records = read_metrics(tmp_path / "metrics.jsonl")
-    assert [record["step"] for record in records] == [1, 2, 3] and all(np.isfinite(record["loss"]) for record in records)
+    assert [record["step"] for record in records] == [1, 2, 3] and all(
+        np.isfinite(record["loss"]) for record in records
+    )
     assert report["method"].endswith("_ema") and report["eps"] == pytest.approx(4 / 255)
     assert {row["n"] for row in report["results"]} == {3}
