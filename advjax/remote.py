@@ -51,8 +51,9 @@ class Store:
         self.field = field
         self.name = self.address.rpartition("/")[2]
         try:
-            # Others write there, too, so no listing may be remembered.
-            self._fs, self._root = url_to_fs(self.address, use_listings_cache=False)
+            # Others write there, too, so no listing may be remembered; a folder of this machine must be made.
+            options = {"auto_mkdir": True} if self.address.startswith("file://") else {}
+            self._fs, self._root = url_to_fs(self.address, use_listings_cache=False, **options)
         except ImportError as error:
             package = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}.get(self.address.partition("://")[0], "its package")
             raise InputError(f"{field}: {self.address} needs {package} (pip install {package}): {error}") from None

@@ -21,7 +21,7 @@ def test_contributing_has_every_room():
 
 
 def test_pages_name_files_that_exist():
-    docs = ("extending", "methods", "teachers", "adaptive-attacks", "coming-from")
+    docs = ("running", "evaluation", "evidence", "extending", "methods", "teachers", "adaptive-attacks", "coming-from")
     for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{d}.md" for d in docs), "examples/README.md"):
         folder = (ROOT / page).parent
         for target in re.findall(r"\]\((?!#)([^)#]+)", (ROOT / page).read_text()):

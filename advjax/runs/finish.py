@@ -72,7 +72,8 @@ def finish(
         hosts.check_same({"version": __version__, **schema.shared_fields(config)})
         if mirror and hosts.count() > 1:
             raise InputError(
-                f"must be a folder that all {hosts.count()} processes see; mount the bucket: it is {mirror.address}", "workdir"
+                f"must be a folder that all {hosts.count()} processes see; mount the bucket: it is {mirror.address}",
+                "workdir",
             )
         report = hosts.by_first(mirror.report if mirror else lambda: workdir.read_report(folder))
         if workdir.is_of(report, config):

@@ -314,7 +314,9 @@ class Mirror:
             (sent,) = self._sent.get(name) or [""]
             for number, entry in _parsed(sent.encode()).items():
                 # A checkpoint that is about to be replaced has its entry already.
-                if number in entries and all(self._sent.get(each) == mark for each, mark in kept.get(number, {}).items()):
+                if number in entries and all(
+                    self._sent.get(each) == mark for each, mark in kept.get(number, {}).items()
+                ):
                     entries[number] = entry
             indices[name] = json.dumps({n: entry for n, entry in entries.items() if n in kept}, indent=2) + "\n"
         return files, indices

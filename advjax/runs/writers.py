@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -73,6 +74,8 @@ class WandB:
 
         known = _remembered(workdir / "wandb-run.txt")
         config = json.loads((workdir / "config.json").read_text())
+        if known is not None:
+            time.sleep(1.0)  # offline, folders are named by the second: two in one would be one, and lose the first
         options: dict[str, Any] = {"dir": str(workdir), "name": workdir.name, "settings": wandb.Settings(silent=True)}
         self._run = wandb.init(id=known, resume="allow", config=config, **options)
         write_atomically(workdir / "wandb-run.txt", self._run.id)
@@ -83,8 +86,8 @@ class WandB:
         self._run.log({"step": record["step"], **_numbers(record)})
 
     def report(self, report: Mapping[str, Any]) -> None:
-        """Every accuracy of the report, into the run's summary."""
-        self._run.summary.update(results(report))
+        """Every accuracy of the report; a run's summary has what was logged last."""
+        self._run.log(results(report))
 
     def close(self) -> None:
         """Ends the run."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import logging
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,9 +28,12 @@ SCORE = "score"
 INDEX = "checkpoints.json"
 
 
-# What Orbax warns of at every checkpoint without a score and at every single restore, as they are meant here.
-_MEANT = ("Requested `tracked_metric`", "Metadata file does not exist")
+# What Orbax warns of at every checkpoint without a score, at every single restore, and beside a failure that is raised.
+_MEANT = ("Requested `tracked_metric`", "Metadata file does not exist", "Failed to get item metadata")
 logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith(_MEANT))
+logging.getLogger("asyncio").addFilter(
+    lambda record: not re.search("never retrieved(?s:.*)(orbax|OCDBT)", record.getMessage())
+)
 
 
 class Damaged(InputError):
@@ -149,7 +154,8 @@ class Checkpoints:
         where = f"checkpoint {step} in {self._folder}"
         state = failure = None
         try:
-            state = restore()
+            with _unheard():
+                state = restore()
         except Exception as error:  # a damaged file can fail in any way
             failure = f"{where} cannot be read ({type(error).__name__}: {error})"[:400]
         if failure is None and (known := self.note_of(step).get("sha256")) and known != sha256(state):
@@ -159,8 +165,13 @@ class Checkpoints:
         return state
 
     def put_aside(self, step: int, place: pathlib.Path) -> None:
-        """Moves a checkpoint out of the folder."""
-        hosts.by_first(lambda: os.replace(self._folder / str(step), place))
+        """Moves a checkpoint out of the folder; another one that was moved to the same place before stays."""
+
+        def move() -> None:
+            places = (place, *(place.with_name(f"{place.name}-{number}") for number in range(2, 100)))
+            os.replace(self._folder / str(step), next(each for each in places if not each.exists()))
+
+        hosts.by_first(move)
         self._manager.reload()
 
     def wait(self) -> None:
@@ -197,6 +208,32 @@ def best_of(directory: pathlib.Path) -> int | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or removed since
             scored[int(file.parts[-3])] = float(json.loads(file.read_text(encoding="utf-8"))[SCORE])
     return max(scored, key=lambda step: (scored[step], step)) if scored else None
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Keeps Python from printing a traceback of every array that Orbax was reading beside one that it could not read.
+
+    It lets go of them, and they fail later and in other threads: coroutines that are thrown away, a loop that is closed.
+    So after a failure the hooks stay.
+    """
+    before = sys.unraisablehook, sys.excepthook
+
+    def unraisable(args: Any) -> None:
+        if "orbax" not in getattr(getattr(args.object, "cr_code", None), "co_filename", ""):
+            before[0](args)
+
+    def uncaught(kind: Any, error: Any, trace: Any) -> None:
+        if kind is not RuntimeError or str(error) != "Event loop is closed":
+            before[1](kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = unraisable, uncaught
+    try:
+        yield
+    except Exception:
+        gc.collect()
+        raise
+    sys.unraisablehook, sys.excepthook = before
 
 
 def sha256(state: Any) -> str:

@@ -12,6 +12,7 @@ import types
 import numpy as np
 import pytest
 
+from advjax.data.pictures import Cut
 from advjax.data.tfds import _split
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -235,5 +236,5 @@ def test_the_test_part_comes_in_the_official_order():
         ([b"", b"", b""], "test", [2, 0, 1]),
         ([b"train_2", b"train_0", b"train_1"], "train", [2, 0, 1]),
     ):
-        split = _split(None, Builder(ids), part, "image", "label", None, "data.name")
+        split = _split(None, Builder(ids), part, "image", "label", Cut(), "data.name")
         assert split.label.tolist() == split.image[:, 0, 0, 0].tolist() == expected

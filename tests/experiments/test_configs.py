@@ -7,6 +7,7 @@ import pytest
 
 from advjax.cli import config_files
 from advjax.evaluate import mean_over_networks
+from advjax.models import variable_shapes
 from advjax.runs import schema
 from advjax.runs.build import create_optimizer
 from advjax.runs.networks import create_method, create_modules, create_network
@@ -16,10 +17,23 @@ ALWAYS = ("seed", "epochs", "batch_size", "network.name", "data.name", "data.pat
 ALWAYS += tuple(f"attack.{field}" for field in ("norm", "eps", "steps", "step_size"))
 
 
+TRACED = set()
+SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "imagenet2012": (224, 224, 3), "tiny_imagenet": (64, 64, 3)}
+
+
+def trace(name, module, config):
+    """What only a forward pass says of a network, such as an impossible depth; each once."""
+    shape = SHAPES.get(config.data.name, (32, 32, 3))
+    if (name, shape) not in TRACED:
+        TRACED.add((name, shape))
+        variable_shapes(module, shape)
+
+
 def check(config, classes=10):
     """Method, networks and schedule of a config, and of those that train its teachers."""
     method = create_method(config)
-    create_modules(config, method, classes)
+    for module in create_modules(config, method, classes).values():
+        trace(repr(module), module, config)
     _, rate = create_optimizer(config, 10, method)
     assert np.isfinite(rate(10 * config.epochs - 1))
     assert set(config.teachers) == {name.removesuffix("_teacher") for name in (*method.frozen, *method.pretrained)}

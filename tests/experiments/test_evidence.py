@@ -34,3 +34,13 @@ def test_the_table_is_of_the_first_network_with_the_spread_of_the_seeds():
     assert "| at | last | 2 | 42.0 [40.0, 44.0] | 22.0 [20.0, 24.0] | 32.0 [30.0, 34.0] |" in made
     assert "| sglr | last | 1 | 50.0 | 25.0 | 37.5 |" in made
     assert "best" not in made
+
+
+def test_a_best_checkpoint_that_is_the_last_has_one_row():
+    rows = [
+        {"network": "n", "checkpoint": checkpoint, "attack": attack, "accuracy": 0.5, "w_robust": 0.5}
+        for checkpoint in ("best", "last")
+        for attack in ("clean", "apgd_ce")
+    ]
+    made = page.table({"at": [{"networks": {"n": {}}, "results": rows}]}).splitlines()
+    assert made[2:] == ["| at | best = last | 1 | 50.0 | 50.0 | 50.0 |"]

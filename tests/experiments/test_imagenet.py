@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 def toy(config, folder):
-    """The recipe in two steps an epoch."""
+    """The recipe in three steps an epoch."""
     config.network.update({"name": "tiny_cnn", "width": 2, "stem": ""})
     config.data.update({"path": str(folder), "image_size": 16, "resize": 18, "validation": 0, "workers": 1})
     config.update({"epochs": 1, "batch_size": 8, "compilation_cache": "off", "devices": 1})
@@ -39,6 +39,8 @@ def test_the_recipe_runs_at_toy_size(recipe, folder, tmp_path):
     config = toy(recipe.get_config("imagenet"), folder)
     report = runs.finish(config, tmp_path, Display(live=False))
     records = read_metrics(tmp_path / "metrics.jsonl")
-    assert [record["step"] for record in records] == [1, 2] and all(np.isfinite(record["loss"]) for record in records)
+    assert [record["step"] for record in records] == [1, 2, 3] and all(
+        np.isfinite(record["loss"]) for record in records
+    )
     assert report["method"].endswith("_ema") and report["eps"] == pytest.approx(4 / 255)
     assert {row["n"] for row in report["results"]} == {3}

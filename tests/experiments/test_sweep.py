@@ -59,7 +59,7 @@ def test_tables_of_what_is_finished_and_status_1_after_a_failure(tmp_path, monke
     assert "| p_1 |" not in (root / "sweep.md").read_text() and "| p_1 |" in (root / "sweep-2.md").read_text()
     content = json.loads((root / "sweep.json").read_text())
     assert content["reference"] == "pgd_at" and content["methods"]["sglr"]["seeds"] == [1]
-    assert {path.suffix for path in root.glob("sweep.*")} == {".md", ".tex", ".csv", ".json", ".png"}
+    assert {path.suffix for path in root.glob("sweep.*")} == {".md", ".tex", ".csv", ".json", ".png", ".html"}
     assert command.main([*flags, "--status"]) == 0
     assert "sglr-0                   failed: RuntimeError: no more" in capsys.readouterr().out
 

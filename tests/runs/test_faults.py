@@ -108,12 +108,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_pat
     largest.write_bytes(content)
     with pytest.raises(Damaged, match=r"checkpoint 12 in .* (is damaged|cannot be read)"):
         load_run(tmp_path, checkpoint="last")
+    (tmp_path / "damaged-checkpoint-12").mkdir()
+    (tmp_path / "damaged-checkpoint-12" / "of_an_earlier_time").touch()
     capsys.readouterr()
     assert trained(tmp_path) == whole[1]
     said = capsys.readouterr().out
     assert "checkpoint 12" in said and "the one before it, 8, is used" in said
-    assert (tmp_path / "damaged-checkpoint-12").is_dir()
-    assert "damaged-checkpoint-12" in " ".join(runs.finish(config(), tmp_path, Display(live=False))["warnings"])
+    assert (tmp_path / "damaged-checkpoint-12-2").is_dir()
+    assert "damaged-checkpoint-12-2" in " ".join(runs.finish(config(), tmp_path, Display(live=False))["warnings"])
 
 
 def test_where_no_checkpoint_can_be_read_nothing_is_trained_anew(whole, tmp_path):

@@ -201,7 +201,7 @@ def test_what_could_not_be_copied_is_said_and_not_lost(machine, monkeypatch, cap
         raise ValueError("no route")
 
     worker = Worker()
-    with pytest.raises(OSError, match=r"ValueError: no route; all is in .*/first/") as failed:
+    with pytest.raises(OSError, match=r"ValueError: no route; all is in .*/first/") as failed:  # noqa: SIM117
         with worker.mirror.working(Display(live=False), Interrupts()):
             monkeypatch.setattr(type(STORE), "pipe_file", unreachable)
             worker.save(4, "four")
@@ -218,24 +218,28 @@ def test_what_could_not_be_copied_is_said_and_not_lost(machine, monkeypatch, cap
 
 def test_one_process_at_a_time_and_the_next_goes_on_from_what_a_dead_one_left(machine, capsys):
     first, interrupts = Worker(), Interrupts()
-    with pytest.raises(InUse, match=r"process \d+ on .* went on in this process's place; what this one did since is in "):
-        with first.mirror.working(Silent(), interrupts):
-            first.save(4, "four")
-            while "checkpoints.json" not in there():
-                time.sleep(0.01)
-            machine("second")
-            second = Worker()
-            with pytest.raises(InUse, match=r"memory://bucket/run is in use by process \d+ on"):
-                second.mirror._begin(Silent())
-            first.mirror._say = lambda _: time.sleep(5 * mirror.BEAT)  # it hangs
-            second.mirror._begin(Display(live=False))
-            assert second.found() == {4: "four"} and "did not say that it ended" in capsys.readouterr().out
-            second.index = dict(first.index)
-            second.save(8, "eight")
-            second.mirror.copy()
-            while interrupts.signal is None:
-                time.sleep(0.01)
-            first.save(6, "six")
+    with (
+        pytest.raises(
+            InUse, match=r"process \d+ on .* went on in this process's place; what this one did since is in "
+        ),
+        first.mirror.working(Silent(), interrupts),
+    ):
+        first.save(4, "four")
+        while "checkpoints.json" not in there():
+            time.sleep(0.01)
+        machine("second")
+        second = Worker()
+        with pytest.raises(InUse, match=r"memory://bucket/run is in use by process \d+ on"):
+            second.mirror._begin(Silent())
+        first.mirror._say = lambda _: time.sleep(5 * mirror.BEAT)  # it hangs
+        second.mirror._begin(Display(live=False))
+        assert second.found() == {4: "four"} and "did not say that it ended" in capsys.readouterr().out
+        second.index = dict(first.index)
+        second.save(8, "eight")
+        second.mirror.copy()
+        while interrupts.signal is None:
+            time.sleep(0.01)
+        first.save(6, "six")
     machine("third")
     second.mirror._say(False)
     assert Worker().begin().found() == {4: "four", 8: "eight"}
