@@ -67,7 +67,8 @@ class Exhibits(NamedTuple):
 
 def chosen(attacks: Sequence[Attack], eps: float) -> Attack | None:
     """The attack whose images are shown: of those that are crafted on the network itself, PGD-20 or the longest."""
-    own = [a for a in attacks if a.craft is not None and a.name != "clean" and not a.transfer and a.radius == eps]
+    own = [a for a in attacks if a.craft is not None and a.name != "clean" and not a.transfer and not a.own_loss]
+    own = [a for a in own if a.radius == eps]
     return max(own, key=lambda a: (a.name == "pgd20", a.backwards), default=None)
 
 

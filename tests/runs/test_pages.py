@@ -12,6 +12,7 @@ import pytest
 from advjax import evaluate
 from advjax.cli import report as report_command
 from advjax.data import Dataset, Split
+from advjax.evaluate.protocols import adaptive
 from advjax.runs import exhibits, pages, wording
 from advjax.runs.evaluate import doubts
 from advjax.runs.pages import Material
@@ -170,6 +171,12 @@ def test_symbols_become_html_and_text():
     assert wording.to_html(r"$L_{12}$ & 3\$") == "<i>L</i><sub>12</sub> &amp; 3$"
     assert wording.to_html("a $ alone") == "a $ alone"
     assert wording.to_text(r"$\ell_\infty$, $\epsilon$ < 1") == "ℓ∞, ε < 1"
+
+
+def test_exhibits_are_of_no_attack_that_wants_more_than_the_network():
+    rows = {each.name: each for each in adaptive("linf", EPS)}
+    assert exhibits.chosen([rows["clean"], rows["pgd100_own"], rows["adaptive"]], EPS) is None
+    assert exhibits.chosen(list(rows.values()), EPS) is rows["pgd20"]
 
 
 def test_exhibits_are_of_the_attack_that_was_scored_and_are_made_once(tmp_path):
