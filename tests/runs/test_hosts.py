@@ -20,9 +20,14 @@ SHORT = {"epochs": 2, "hosts_timeout": 6.0, "validation.every": 2}
 CLEAN = {**SHORT, "evaluation.protocol": "clean"}
 
 
-def fields(method):
-    """AutoAttack for one of them: its programs are the same for all."""
-    return {**SHORT, "epochs": 4} if method == "pgd_at" else CLEAN
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+    """Of a method: AutoAttack for one of them, since its programs are the same for all; extra images for another."""
+    file = tmp_path_factory.mktemp("extra") / "extra.npz"
+    image = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
+    np.savez(file, image=image, label=np.arange(60) % 10)
+    own = {"pgd_at": {**SHORT, "epochs": 4}, "sglr": {**CLEAN, "data.extra.path": str(file), "data.extra.ratio": 0.3}}
+    return lambda method: own.get(method, CLEAN)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, pictures):
+def done(tmp_path_factory, pictures, fields):
     """What two processes of a device each made of every method, of one twice, and of one that was told to stop."""
     root = tmp_path_factory.mktemp("hosts")
     jobs = [Job(method, str(root / method), fields(method)) for method in METHODS]
@@ -54,7 +59,7 @@ def done(tmp_path_factory, pictures):
 
 
 @pytest.fixture(scope="module")
-def alone(done, pictures, tmp_path_factory):
+def alone(done, pictures, fields, tmp_path_factory):
     """The same runs by one process of two devices, which also goes on where the two were stopped."""
     root = tmp_path_factory.mktemp("alone")
     jobs = [Job(method, str(root / method), fields(method)) for method in METHODS]
