@@ -30,10 +30,12 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def named(path: pathlib.Path) -> Iterator[None]:
-    """Gives errors of the system the name of the file, which those of writing lack."""
+    """Gives errors of the system the name of the file, or of its folder, where they have none, as those of writing."""
     try:
         yield
     except OSError as error:
+        if error.filename or error.errno is None:
+            raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 

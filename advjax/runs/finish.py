@@ -15,7 +15,7 @@ from advjax import compiling, hosts, models, remote
 from advjax.data import Split
 from advjax.errors import InputError
 from advjax.evaluate import Attack, attack_dataset, clean, params_sha256, pgd_steps
-from advjax.files import read_json, write_json
+from advjax.files import named, read_json, write_json
 from advjax.runs import compilation_cache, memory, plots, schema, wording, workdir
 from advjax.runs.build import build
 from advjax.runs.display import Display, Silent
@@ -104,7 +104,7 @@ def _finish(experiment: Experiment, folder: pathlib.Path, display: Display, mirr
             stack.enter_context(mirror.working(display, interrupts))
         workdir.prepare(folder, experiment)
 
-    with contextlib.ExitStack() as stack, listening() as interrupts:
+    with contextlib.ExitStack() as stack, listening() as interrupts, named(folder):
         hosts.by_first(claim)
         experiment, known = prepare_teachers(experiment, folder, display, interrupts)
         train(experiment, folder, display, interrupts)

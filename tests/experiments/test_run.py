@@ -238,7 +238,7 @@ BAD_INPUT = [
     (["--config.init_from=no/such/run"], "init_from"),
     (["--workdirr=x"], "did you mean --workdir"),
     (["--workdir=LICENSE/x"], "workdir must be a folder"),
-    (["--workdir=gs://bucket/run"], "workdir must be a folder; mount the bucket"),
+    (["--workdir=bucket://bucket/run"], "workdir: bucket://bucket/run: Protocol not known"),
     (["--config.hosts=10.0.0.1:9876"], "hosts must be auto, off, or COORDINATOR:PORT,COUNT,INDEX"),
     (["stray"], "unexpected argument 'stray'"),
 ]
