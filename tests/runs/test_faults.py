@@ -222,11 +222,13 @@ class Fault(Watcher):
 
 
 def fill(place, left=0):
-    """Leaves so many bytes of a disk."""
-    usage = os.statvfs(place)
-    # What is saved at the same time may be faster; then it is full all the same.
-    with open(place / "ballast", "wb") as file, contextlib.suppress(OSError):
-        os.posix_fallocate(file.fileno(), 0, usage.f_bavail * usage.f_bsize - left)
+    """Leaves so many bytes of a disk, which is written to meanwhile."""
+    with open(place / "ballast", "wb", buffering=0) as file:
+        for size in (2**16, 2**12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+        file.truncate(max(0, file.tell() - left))
 
 
 def content(folder):
