@@ -137,6 +137,8 @@ def check(instance: Any) -> None:
     types = types_of(instance.__class__)
     for each in dataclasses.fields(instance):
         value = coerced(getattr(instance, each.name), types[each.name], each.name)
+        if type(value) is int and each.metadata.get("rule") is not SEED:  # what is counted on a device has 32 bits
+            _expect(value, abs(value) < 2**31, "a whole number below 2147483648", each.name)
         obey(value, each.metadata.get("rule"), each.name)
         if value is not getattr(instance, each.name):
             object.__setattr__(instance, each.name, value)

@@ -70,6 +70,7 @@ WRONG = [
     ({"data": {"nmae": "x"}}, r"^unknown config field 'data\.nmae'; did you mean data\.name"),
     ({"network": {"width": 3}}, r"^network\.name must be a name, it is None"),
     ({"method": {"name": None}}, r"^method\.name must be a name, it is None"),
+    ({"attack": {"steps": 2**31}}, r"^attack\.steps must be a whole number below 2147483648, it is 2147483648"),
     ({"epochs": 2**70}, r"^epochs must be a whole number of at most 64 bits, it is 1180591620717411303424"),
     ({"batch_size": 10**5000}, r"^batch_size must be a whole number of at most 64 bits, it is a number of 16610 bits"),
     ({"data": {"path": "a\0b"}}, r"^data\.path must be text, it is 'a.x00b'"),
