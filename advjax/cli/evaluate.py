@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 
 import advjax
@@ -212,10 +213,23 @@ def _function(name: str) -> Callable:
         make = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"--function={name} cannot be imported: {error}") from None
-    logits_fn = make()
+    except Exception as error:  # a foreign module can fail in any way
+        raise InputError(f"--function={name} cannot be imported: {_said(error)}") from error
+    try:
+        logits_fn = make()
+    except Exception as error:
+        raise InputError(f"--function={name} must be a function without arguments, it fails: {_said(error)}") from error
     if not callable(logits_fn):
         raise InputError(f"--function={name} must return a logits_fn, it returned {type(logits_fn).__name__}")
     return logits_fn
+
+
+def _said(error: Exception) -> str:
+    """What a foreign error says, in a line, and where in foreign code it was raised."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    inside = where.filename == __file__ or where.filename.startswith("<")
+    return said if inside else f"{said} ({pathlib.Path(where.filename).name}, line {where.lineno})"
 
 
 if __name__ == "__main__":

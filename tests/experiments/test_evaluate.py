@@ -24,6 +24,14 @@ WEIGHTS = jax.random.normal(jax.random.key(0), (64, 10))
 def make():
     return lambda x: jnp.tanh(4 * x.reshape(len(x), -1) - 1) @ WEIGHTS
 
+def fails():
+    raise KeyError("two\\nlines")
+
+
+def wants(something):
+    return something
+
+
 def not_one():
     return 3
 """
@@ -98,6 +106,11 @@ def test_weights_file_with_an_architecture(folder):
         (("--data=digits",), "exactly one of --workdir, --weights and --function"),
         (("--function=mine:make", "--out=x"), "--eps is missing"),
         (("--function=mine:makes", "--data=digits", "--eps=0.1", "--out=x"), "cannot be imported"),
+        (("--function=mine:fails", "--data=digits", "--eps=0.1", "--out=x"), "it fails: KeyError: 'two"),
+        (
+            ("--function=mine:wants", "--data=digits", "--eps=0.1", "--out=x"),
+            "without arguments, it fails: TypeError: wants",
+        ),
         (("--function=mine:not_one", "--data=digits", "--eps=0.1", "--out=x"), "must return a logits_fn"),
         (("--function=mine:make", "--data=digits", "--eps=8", "--out=x"), "did you mean 8/255"),
         (("--weights=w.pt", "--data=digits", "--eps=0.1", "--out=x"), "--network is missing"),
