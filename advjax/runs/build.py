@@ -62,6 +62,8 @@ def build(config: Config | ConfigDict | Mapping[str, Any], parts: Parts | None =
             f"from 1/{config.batch_size} on, below 1",
             "data.extra.ratio",
         )
+    if dataset.num_classes < 2:
+        raise InputError("has a single class; allowed: two or more, or no attack has a direction", "data.path")
     check_radius(config.attack.norm, number(config.attack.eps), dataset.image_shape, "attack.eps")
     if any(attack.images for attack in attacks):
         corruptions.check(config.evaluation.corruptions, dataset.test.first(config.evaluation.examples))

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from advjax import runs
+from advjax.errors import InputError
+from advjax.runs.build import load_parts
 from advjax.runs.display import Display
 from advjax.runs.metrics import read_metrics
 from advjax.runs.train import first_state, make_trainer, score, train
@@ -57,3 +59,10 @@ def test_the_last_checkpoint_is_what_the_steps_lead_to(small_run, small_config):
     *_, (step, state, _) = trainer.steps(first, experiment.dataset.train, 32)
     _, variables = runs.load_run(small_run, checkpoint="last")
     assert step == 6 and distance(jax.device_get(state.params["model"]), variables["params"]) == 0.0
+
+
+def test_a_single_class_is_refused_before_anything_is_made(small_config):
+    parts = load_parts(runs.read(small_config))
+    alone = parts._replace(dataset=parts.dataset._replace(num_classes=1))
+    with pytest.raises(InputError, match="data.path has a single class"):
+        runs.build(small_config, alone)
