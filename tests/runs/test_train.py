@@ -64,5 +64,5 @@ def test_the_last_checkpoint_is_what_the_steps_lead_to(small_run, small_config):
 def test_a_single_class_is_refused_before_anything_is_made(small_config):
     parts = load_parts(runs.read(small_config))
     alone = parts._replace(dataset=parts.dataset._replace(num_classes=1))
-    with pytest.raises(InputError, match="data.path has a single class"):
+    with pytest.raises(InputError, match=r"data\.path has a single class"):
         runs.build(small_config, alone)
