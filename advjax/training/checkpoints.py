@@ -32,7 +32,7 @@ INDEX = "checkpoints.json"
 _MEANT = ("Requested `tracked_metric`", "Metadata file does not exist", "Failed to get item metadata")
 logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith(_MEANT))
 logging.getLogger("asyncio").addFilter(
-    lambda record: not re.search("never retrieved(?s:.*)(orbax|OCDBT)", record.getMessage())
+    lambda record: not re.search("never retrieved(?s:.*)(orbax|OCDBT|TensorStore)", record.getMessage())
 )
 
 
@@ -215,25 +215,24 @@ def _unheard() -> Iterator[None]:
     """Keeps Python from printing a traceback of every array that Orbax was reading beside one that it could not read.
 
     It lets go of them, and they fail later and in other threads: coroutines that are thrown away, a loop that is closed.
-    So after a failure the hooks stay.
+    So after a failure the hook stays.
     """
-    before = sys.unraisablehook, sys.excepthook
+    before = sys.unraisablehook
 
     def unraisable(args: Any) -> None:
-        if "orbax" not in getattr(getattr(args.object, "cr_code", None), "co_filename", ""):
-            before[0](args)
+        # No object is named where TensorStore's threads tell the closed loop that they are done.
+        closed = isinstance(args.exc_value, RuntimeError) and str(args.exc_value) == "Event loop is closed"
+        code = getattr(args.object, "cr_code", None)
+        if not closed and "orbax" not in getattr(code, "co_filename", ""):
+            before(args)
 
-    def uncaught(kind: Any, error: Any, trace: Any) -> None:
-        if kind is not RuntimeError or str(error) != "Event loop is closed":
-            before[1](kind, error, trace)
-
-    sys.unraisablehook, sys.excepthook = unraisable, uncaught
+    sys.unraisablehook = unraisable
     try:
         yield
     except Exception:
         gc.collect()
         raise
-    sys.unraisablehook, sys.excepthook = before
+    sys.unraisablehook = before
 
 
 def sha256(state: Any) -> str:

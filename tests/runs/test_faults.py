@@ -119,6 +119,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_pat
     assert "damaged-checkpoint-12-2" in " ".join(runs.finish(config(), tmp_path, Display(live=False))["warnings"])
 
 
+def test_what_was_read_beside_a_damaged_array_fails_without_a_traceback(tmp_path, monkeypatch, caplog):
+    rng, said = np.random.default_rng(0), []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    networks = {"params": {f"a{i}": rng.normal(size=(64, 64)).astype("f4") for i in range(64)}, "stats": {}}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, networks)
+    checkpoints.wait()
+    files = [path for path in (tmp_path / "checkpoints" / "1").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 4)
+    for _ in range(4):
+        with pytest.raises(Damaged, match=r"checkpoint 1 in .* cannot be read"):
+            checkpoints.restore_networks(1)
+    checkpoints.close()
+    time.sleep(0.2)  # the reader's threads are done
+    assert not said and not caplog.records
+
+
 def test_where_no_checkpoint_can_be_read_nothing_is_trained_anew(whole, tmp_path):
     trained(tmp_path)
     index = json.loads((tmp_path / "checkpoints.json").read_text())
