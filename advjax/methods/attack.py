@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from advjax import fields, losses, threat
 from advjax.attacks.pgd import maximize
-from advjax.fields import Number, at_least, field, one_of
+from advjax.fields import Number, at_least, between, field, one_of
 from advjax.methods.base import Context, Network
 from advjax.numbers import number
 
@@ -29,6 +29,7 @@ class TrainingAttack:
         statistics: `"running"`: the network is attacked in evaluation mode, the saner default; `"batch"`: on batch
             statistics, and every forward of the attack moves the running ones, as the code of PGD-AT, FGSM-RS, ARD and
             KD+SWA does; `"frozen"`: on batch statistics, the running ones at rest (DM, ST-AT).
+        warmup: fraction of the run in which radius and step grow linearly to the whole, an epoch at a time; 0: neither.
     """
 
     norm: str = field("linf", help="norm of the threat model: linf, l2 or l1")
@@ -41,6 +42,7 @@ class TrainingAttack:
         one_of("running", "batch", "frozen", kind="kind of statistics"),
         "of BatchNorm, on which the network is attacked",
     )
+    warmup: float = field(0.0, between(0, 1), "fraction of the run in which radius and step grow, an epoch at a time")
 
     def __post_init__(self) -> None:
         fields.check(self)
@@ -53,7 +55,6 @@ class TrainingAttack:
         net: Network,
         target: Any,
         objective: str | losses.Objective = "ce",
-        scale: jax.typing.ArrayLike = 1.0,
     ) -> tuple[jax.Array, Network]:
         """Adversarial examples of the batch for `net`.
 
@@ -63,7 +64,6 @@ class TrainingAttack:
             net: the network attacked.
             target: labels [B] or what the objective takes.
             objective: name or function `(logits, target) -> [B]`.
-            scale: what radius and step are multiplied by, possibly traced (a radius that grows over training).
 
         Returns:
             Images [B, H, W, C], and the network, whose statistics have moved if `statistics` is `"batch"`; where the
@@ -86,33 +86,40 @@ class TrainingAttack:
             return loss(logits, target) * weight, (stats, survived)
 
         carry = (net.stats if moves else None, jnp.zeros(len(label)) if context.counting else None)
-        x_adv, (stats, survived) = self._maximize(context, key, on_network, carry, scale)
+        x_adv, (stats, survived) = self._maximize(context, key, on_network, carry)
         return x_adv, dataclasses.replace(net, stats=stats if moves else net.stats, survived=survived)
 
     def logits(self, net: Network, x: jax.Array) -> jax.Array:
         """What an attack that moves no statistics sees of a network: logits [B, K] on running or batch statistics."""
         return net.train(x)[0] if self.statistics == "frozen" else net.logits_fn(x)
 
-    def craft(
-        self, context: Context, key: jax.Array, objective: Callable, scale: jax.typing.ArrayLike = 1.0
-    ) -> jax.Array:
-        """Examples that maximise any objective `(x', aux) -> ([B], aux)` (see `advjax.attacks.maximize`)."""
-        return self._maximize(context, key, objective, (), scale)[0]
+    def budget(self, context: Context) -> tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]:
+        """Radius and length of a step in this epoch: numbers, or traced where they grow."""
+        eps, step_size = number(self.eps), number(self.step_size)
+        if not self.warmup:
+            return eps, step_size
+        share = jnp.minimum((context.epoch + 1.0) / (self.warmup * context.epochs), 1.0)
+        return eps * share, step_size * share
 
-    def start_of(self, context: Context, key: jax.Array, scale: jax.typing.ArrayLike = 1.0) -> jax.Array:
+    def craft(self, context: Context, key: jax.Array, objective: Callable) -> jax.Array:
+        """Examples that maximise any objective `(x', aux) -> ([B], aux)` (see `advjax.attacks.maximize`)."""
+        return self._maximize(context, key, objective, ())[0]
+
+    def start_of(self, context: Context, key: jax.Array) -> jax.Array:
         """Where the attack takes its first gradient, [B, H, W, C]."""
-        eps = number(self.eps) * scale
+        eps, _ = self.budget(context)
         key, x, ids = jax.random.fold_in(key, 0), context.batch.image, context.batch.id
         return threat.random_start(key, x, ids, self.norm, eps, self.start)
 
-    def _maximize(self, context, key, objective, aux, scale):
+    def _maximize(self, context, key, objective, aux):
+        eps, step_size = self.budget(context)
         return maximize(
             objective,
             context.batch.image,
-            self.start_of(context, key, scale),
+            self.start_of(context, key),
             norm=self.norm,
-            eps=number(self.eps) * scale,
-            step_size=number(self.step_size) * scale,
+            eps=eps,
+            step_size=step_size,
             steps=self.steps,
             key=jax.random.fold_in(key, 1),
             ids=context.batch.id,

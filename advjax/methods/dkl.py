@@ -36,16 +36,14 @@ class DKL(PerExample):
         temperature: T.
         gamma: exponent of the class means.
         attack_beta: weight of the distance of logits in the attack: 0 on CIFAR-10, 1 on CIFAR-100.
-        grow: whether radius and step grow.
     """
 
-    attack: TrainingAttack = TrainingAttack(steps=5, step_size="4/255", start="normal")
+    attack: TrainingAttack = TrainingAttack(steps=5, step_size="4/255", start="normal", warmup=1.0)
     alpha: float = field(4.0, at_least(0), "weight of the cross-entropy between the predictions")
     beta: float = field(20.0, at_least(0), "weight of the distance of logits")
     temperature: float = field(4.0, above(0), "of the class means that weight the logits")
     gamma: float = field(1.0, at_least(0), "exponent of the class means")
     attack_beta: float = field(0.0, at_least(0), "weight of the distance of logits in the attack")
-    grow: bool = field(True, help="radius and step grow linearly over the run")
 
     @property
     def divisible(self) -> bool:
@@ -68,8 +66,7 @@ class DKL(PerExample):
             values = losses.cross_entropy(z_adv, jax.nn.softmax(z))
             return values + self.attack_beta / 4.0 * distance(z - z_adv, q) if self.attack_beta else values
 
-        scale = (context.epoch + 1.0) / context.epochs if self.grow else 1.0
-        x_adv, net = self.attack(context, key, net, (z, q), objective, scale)
+        x_adv, net = self.attack(context, key, net, (z, q), objective)
         return x_adv, {"model": net}
 
     def forwards(self, context: Context, adversarial: Any) -> Forwards:

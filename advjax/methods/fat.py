@@ -41,6 +41,7 @@ def friendly_examples(
     """
     x, ids, label, loss = context.batch.image, context.batch.id, context.batch.label, losses.objective(objective)
     start = jnp.clip(attack.start_of(context, key), 0.0, 1.0)
+    eps, step_size = attack.budget(context)
 
     def step(i, carry):
         x_adv, left = carry
@@ -53,8 +54,8 @@ def friendly_examples(
         left = left - (1.0 - losses.correct(logits, label))
         keys = threat.example_keys(jax.random.fold_in(key, i + 1), ids)
         drawn = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
-        moved = x_adv + number(attack.step_size) * threat.steepest_step(gradient, attack.norm) + noise * drawn
-        moved = threat.project(moved, x, attack.norm, number(attack.eps))
+        moved = x_adv + step_size * threat.steepest_step(gradient, attack.norm) + noise * drawn
+        moved = threat.project(moved, x, attack.norm, eps)
         return jnp.where(left[:, None, None, None] < 0, x_adv, moved), left
 
     left = jnp.full(len(x), patience, jnp.float32)

@@ -15,7 +15,6 @@ from advjax.errors import InputError, shown, unknown, within
 from advjax.fields import Number, at_least, field
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Context, Network
-from advjax.numbers import number
 
 # The order in which the authors of MSD score candidates; later ones win ties.
 ORDER = ("l1", "l2", "linf")
@@ -107,7 +106,7 @@ def steepest_examples(
     """
     x, y, ids = context.batch.image, context.batch.label, context.batch.id
     *_, (norm, attack) = attacks.items()
-    budgets = {name: Budget(number(each.eps), number(each.step_size)) for name, each in attacks.items()}
+    budgets = {name: Budget(*each.budget(context)) for name, each in attacks.items()}
 
     def forward(x_adv, stats):
         if attack.statistics == "running":

@@ -56,8 +56,9 @@ class RAMP(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.attack.norm != "linf" or self.attack.statistics != "running" or self.attack.steps < 1:
-            raise InputError("must be linf, on running statistics, with one step or more for RAMP", "attack")
+        attack = self.attack
+        if attack.norm != "linf" or attack.statistics != "running" or attack.steps < 1 or attack.warmup:
+            raise InputError("must be linf, on running statistics, with one step or more, no warmup for RAMP", "attack")
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from advjax.errors import InputError
 from advjax.fields import at_least, field
 from advjax.methods.attack import TrainingAttack
 from advjax.methods.base import Context, Crafted, ExampleLosses, Forwards, PerExample
-from advjax.numbers import number
 
 
 def extremes(points: jax.Array, logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -64,7 +63,7 @@ class STAT(PerExample):
     def perturb(self, context: Context, key: jax.Array) -> Crafted:
         attack, net, (x, label) = self.attack, context.nets["model"], context.batch[:2]
         starts = [attack.start_of(context, jax.random.fold_in(key, purpose)) for purpose in range(2)]
-        weight = context.batch.weight
+        weight, (eps, step_size) = context.batch.weight, attack.budget(context)
 
         def total(points):
             # Three forwards, not one of them all: BatchNorm normalises over each kind of point alone.
@@ -76,8 +75,8 @@ class STAT(PerExample):
             gradient, logits = jax.grad(total, has_aux=True)(points)
             moved = []
             for point, slope in zip(extremes(points, logits, label), extremes(gradient, logits, label), strict=True):
-                away = point + number(attack.step_size) * threat.steepest_step(slope, attack.norm)
-                moved.append(threat.project(away, x, attack.norm, number(attack.eps)))
+                away = point + step_size * threat.steepest_step(slope, attack.norm)
+                moved.append(threat.project(away, x, attack.norm, eps))
             return jnp.stack([x, *moved])
 
         points = jax.lax.fori_loop(0, attack.steps, step, jnp.stack([x, *starts]))

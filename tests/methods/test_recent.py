@@ -26,6 +26,7 @@ from advjax.methods import (
     ConsistencyAT,
     MATUnion,
     ReBAT,
+    SingleNorm,
     TrainingAttack,
 )
 from advjax.methods.ramp import fused
@@ -254,14 +255,25 @@ def test_dm_replaces_the_statistics_in_its_first_step():
     np.testing.assert_allclose(aux.nets["model"].stats["BatchNorm_0"]["mean"], expected, rtol=1e-5)
 
 
-def test_dkl_grows_its_radius_and_makes_its_table_at_an_epochs_end(runs):
-    context = make_context(DKL())
-    start = dataclasses.replace(ATTACK, start="none", step_size=0.1)
-    radii = []
-    for epoch in (0, 4, 9):
-        x_adv = DKL(start).perturb(dataclasses.replace(context, epoch=jnp.asarray(epoch)), KEY)[0]
-        radii.append(float(jnp.max(jnp.abs(x_adv - context.batch.image))))
-    np.testing.assert_allclose(radii, [0.01, 0.05, 0.1], rtol=1e-4)
+@pytest.mark.parametrize(("method", "norm"), [(DKL, 0), (PGDAT, 2), (FAT, 0), (STAT, 0), (SingleNorm, 2)])
+def test_radius_and_step_grow_over_the_warm_up(method, norm):
+    name = "l2" if norm else "linf"
+    attack = dataclasses.replace(ATTACK, norm=name, start="none", step_size=0.06, steps=2, warmup=0.5)
+    assert DKL().attack.warmup == 1.0
+    context, reached, stepped = make_context(method(attack)), [], []
+    for epoch in (0, 3, 4, 9):
+        now = dataclasses.replace(context, epoch=jnp.asarray(epoch))
+        for steps, found in ((2, reached), (1, stepped)):
+            made = method(dataclasses.replace(attack, steps=steps)).perturb(now, KEY)[0]
+            moved = (made["adversarial"] if isinstance(made, dict) else made) - context.batch.image
+            length = jnp.sqrt(jnp.sum(moved**2, (1, 2, 3))) if norm else jnp.abs(moved)
+            found.append(float(jnp.max(length)))
+    np.testing.assert_allclose(reached, [0.02, 0.08, 0.1, 0.1], rtol=1e-4)
+    if method is not FAT:  # its steps are noisy
+        np.testing.assert_allclose(stepped, [0.012, 0.048, 0.06, 0.06], rtol=1e-4)
+
+
+def test_dkl_makes_its_table_at_an_epochs_end(runs):
     ended = runs("dkl", 4).state.method.shared
     assert not ended["sums"].any()
     assert not ended["counts"].any()

@@ -195,7 +195,7 @@ CASES = {
     "rpat++": (ReBAT(ATTACK, regulariser="middle"), (True, False), rpat_plus_plus),
     "rpat": (RPAT(PGDAT(ATTACK, clean_statistics=False)), (None, None), rpat),
     "st_at": (STAT(FROZEN), None, st_at),
-    "dkl": (DKL(ATTACK, gamma=0.4, attack_beta=1.0, grow=False), None, dkl),
+    "dkl": (DKL(ATTACK, gamma=0.4, attack_beta=1.0), None, dkl),
     "dm": (DM(FROZEN), None, dm),
     "consistency_at": (ConsistencyAT(ATTACK), None, consistency),
     "ramp": (RAMP(TrainingAttack(eps=0.1, steps=5), l1_eps=0.75), None, ramp),
