@@ -159,7 +159,7 @@ def mnist_union(root: str) -> list[Member]:
             config.method.l1.update({"eps": "10", "step_size": "2", "steps": 0})
         if "restart" in config.method:
             config.method.restart = False
-        config.evaluation.protocol = "union"
+        config.evaluation.update({"protocol": "union", "examples": 250})
         config.evaluation.radii.update({"linf": "0.3", "l2": "2", "l1": "10"})
         return config
 
