@@ -107,42 +107,96 @@ def _mnist(method: str, *, width: int = 16, **hyperparameters: Any) -> ConfigDic
     return config
 
 
+def _taught(robust: str, clean: str, method: str, **hyperparameters: Any) -> ConfigDict:
+    """MNIST with the runs in these folders as teachers; without a folder, without that teacher."""
+    config = _mnist(method, **hyperparameters)
+    for role, path in (("clean", clean), ("robust", robust)):
+        if path:
+            config.teachers[role] = common.teacher(_mnist("natural", width=32))
+            config.teachers[role].path = path
+    return config
+
+
 def mnist(root: str) -> list[Member]:
     """MNIST at l_inf 0.3: what every method does, one recipe, seed 0 of all before the others.
 
     The teachers are twice as wide. The distillation losses that are means over the classes are multiplied by ten, TE's
     weight is what it is on digits.
     """
-
-    def taught(method: str, *roles: str, **hyperparameters: Any) -> ConfigDict:
-        config = _mnist(method, **hyperparameters)
-        for role in roles or ("clean", "robust"):
-            config.teachers[role] = common.teacher(_mnist("natural", width=32))
-            config.teachers[role].path = f"{root}/teacher_{role}-0"
-        return config
-
+    robust, clean = f"{root}/teacher_robust-0", f"{root}/teacher_clean-0"
     rows = [
         ("pgd_at", _mnist("pgd_at")),
         ("natural", _mnist("natural")),
         ("trades", _mnist("trades")),
         ("sglr", _mnist("sglr")),
         ("dynat", _mnist("dynat")),
-        ("bmtard", taught("bmtard", scale=10.0)),
+        ("bmtard", _taught(robust, clean, "bmtard", scale=10.0)),
         ("mat", _mnist("mat")),
         ("mat-exchange", _mnist("mat", form="exchange")),
-        ("mtard", taught("mtard", scale=10.0)),
+        ("mtard", _taught(robust, clean, "mtard", scale=10.0)),
         ("mart", _mnist("mart")),
         ("lbgat", _mnist("lbgat", beta=6.0)),
         ("te", _mnist("te", weight=30.0)),
-        ("ard", taught("ard", "robust", temperature=5.0)),
-        ("rslad", taught("rslad", "robust", scale=10.0)),
-        ("adaad", taught("adaad", "robust", reduction="batch")),
+        ("ard", _taught(robust, "", "ard", temperature=5.0)),
+        ("rslad", _taught(robust, "", "rslad", scale=10.0)),
+        ("adaad", _taught(robust, "", "adaad", reduction="batch")),
     ]
     teachers = [
         ("teacher_clean", (0,), _mnist("natural", width=32)),
         ("teacher_robust", (0,), _mnist("trades", width=32)),
     ]
     return members([*teachers, *((label, (seed,), config) for seed in (0, 1, 2) for label, config in rows)])
+
+
+def mnist_claims(root: str) -> list[Member]:
+    """The parts of the four methods, each changed alone: beside the rows of the sweep `mnist`, whose recipe it is.
+
+    The stronger teachers of B-MTARD are those of `mnist`, twice as wide as the student; the weaker ones as wide as it.
+    """
+    strong = (f"{root}/teacher_robust-0", f"{root}/teacher_clean-0")
+    weak = (f"{root}/teacher_robust_weak-0", f"{root}/teacher_clean_weak-0")
+    teachers = [
+        ("teacher_clean", (0,), _mnist("natural", width=32)),
+        ("teacher_robust", (0,), _mnist("trades", width=32)),
+        ("teacher_clean_weak", (0,), _mnist("natural")),
+        ("teacher_robust_weak", (0,), _mnist("trades")),
+    ]
+    rows = [
+        ("dynat-true_labels", _mnist("dynat", labels="true")),
+        ("dynat-kl_inner", _mnist("dynat", inner="kl")),
+        ("sglr-r_0.5", _mnist("sglr", r=0.5)),
+        ("sglr-alpha_0.5", _mnist("sglr", alpha=0.5)),
+        ("sglr-clean_weight_0", _mnist("sglr", clean_weight=0.0)),
+        ("sglr-clean_weight_1", _mnist("sglr", clean_weight=1.0)),
+        ("bmtard-fixed_temperatures", _taught(*strong, "bmtard", scale=10.0, temperature_balance=False)),
+        ("bmtard-fixed_weights", _taught(*strong, "bmtard", scale=10.0, loss_balance=False)),
+        ("bmtard-weaker_teachers", _taught(*weak, "bmtard", scale=10.0)),
+        ("mat-a_0", _mnist("mat", a=0.0)),
+        ("mat-a_0.8", _mnist("mat", a=0.8)),
+        ("mat-3_peers", _mnist("mat", peers=3)),
+    ]
+    return members([*teachers, *((label, (seed,), config) for seed in (0, 1, 2) for label, config in rows)])
+
+
+def overfitting(root: str) -> list[Member]:
+    """Robust overfitting, where it can be had in minutes: 1,000 images of CIFAR-10 for 60 epochs, ResNet-18 of width 8.
+
+    l_inf 8/255, 7 steps of 2/255, batch 100, SGD 0.1, weight decay 5e-4, x0.1 at half and three quarters, crop and flip.
+    300 images are held out to choose the best epoch.
+    """
+    del root
+    rows = []
+    for method in ("pgd_at", "sglr", "dynat", "te"):
+        config = common.get_config(method)
+        config.epochs, config.batch_size = 60, 100
+        config.network.update({"name": "resnet18", "width": 8})
+        config.data.update({"path": "data/cifar10", "examples": 1300, "validation": 300})
+        config.attack.update({"eps": "8/255", "step_size": "2/255", "steps": 7, "statistics": "running"})
+        config.validation.steps = 7
+        config.log.tensorboard = False
+        config.evaluation.update({"protocol": "quick", "examples": 1000})
+        rows.append((method, config))
+    return members([(label, (seed,), config) for seed in (0, 1, 2) for label, config in rows])
 
 
 def mnist_union(root: str) -> list[Member]:
@@ -231,5 +285,7 @@ SWEEPS: dict[str, Callable[[str], list[Member]]] = {
     "h100": h100,
     "h100_whole": h100_whole,
     "mnist": mnist,
+    "mnist_claims": mnist_claims,
     "mnist_union": mnist_union,
+    "overfitting": overfitting,
 }
