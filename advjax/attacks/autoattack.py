@@ -18,7 +18,7 @@ from advjax.attacks.apgd import APGD
 from advjax.attacks.engine import flags as flag
 from advjax.attacks.engine.batching import Attempt, Images, LoopBody, run_all
 from advjax.attacks.engine.identity import identity, uses_gradients
-from advjax.attacks.engine.inputs import NON_FINITE, check_choice, check_count, default_ids
+from advjax.attacks.engine.inputs import NON_FINITE, check_choice, check_count, check_flag, default_ids
 from advjax.attacks.engine.loops import repeat
 from advjax.attacks.engine.oracle import Example, Oracle, is_wrong, loss_for, prepare
 from advjax.attacks.engine.record import Record, checksum
@@ -26,7 +26,7 @@ from advjax.attacks.engine.show import table
 from advjax.attacks.fab import FAB
 from advjax.attacks.malt import nearest_classes
 from advjax.attacks.square import Square
-from advjax.errors import InputError, unknown
+from advjax.errors import InputError, shown, unknown
 from advjax.parallel import Devices
 
 VERSIONS = {
@@ -36,6 +36,7 @@ VERSIONS = {
     "rand": ("apgd_ce", "apgd_dlr"),
 }
 RAND_EOT_SAMPLES = 20
+MOST_QUERIES = 1_000_000
 
 
 class Stage(NamedTuple):
@@ -67,6 +68,8 @@ def stage(name: str, norm: str, num_classes: int) -> Stage:
     targets = min(9, num_classes - 1)
     base, _, number = name.rpartition("_")
     if base == "square" and number.isdigit():
+        if not 1 <= int(number[:12]) <= MOST_QUERIES:
+            raise InputError(f"an attack square_QUERIES has 1 to {MOST_QUERIES:,} queries, it is {shown(name)}")
         return Stage(name, Square(norm, int(number)))
     restarts = 5 if number == "5" else 1
     base = base if number == "5" else name
@@ -231,6 +234,7 @@ def cascade(
     Raises:
         InputError: as in `autoattack`.
     """
+    check_flag(stochastic, "stochastic")
     logits_fn, x, y, norm, eps, num_classes = prepare(logits_fn, key, x, y, norm, eps, stochastic=stochastic)
     if np.ndim(eps):
         raise InputError("eps must be one number for all images")
@@ -240,7 +244,13 @@ def cascade(
     check_choice(targets, "targets", ("logits", "malt"))
     if targets == "malt" and stochastic:
         raise InputError("targets 'malt' is for networks that are not stochastic")
+    if search_dtype is not None:
+        check_choice(search_dtype, "search_dtype", ("bfloat16", "float16", "float32"))
+    if isinstance(attacks, str) or not attacks or not all(isinstance(each, (str, Stage)) for each in attacks):
+        raise InputError(f"attacks must be one or more names or Stages, such as ('apgd_ce',), they are {attacks!r}")
     stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
+    if len({each.name for each in stages}) < len(stages):
+        raise InputError(f"attacks must differ from each other, they are {attacks!r}")
     example_ids = np.asarray(default_ids(ids, len(x)))
     if len(np.unique(example_ids)) < len(x):
         raise InputError("ids must differ from each other")

@@ -17,6 +17,7 @@ from advjax.attacks.engine.inputs import (
     check_budget,
     check_choice,
     check_count,
+    check_flag,
     check_images,
     check_key,
     check_target,
@@ -217,6 +218,8 @@ def pgd(
     check_count(steps, "steps", 0)
     check_count(restarts, "restarts", 1)
     check_choice(start, "start", threat.STARTS)
+    check_flag(freeze, "freeze")
+    check_flag(targeted, "targeted")
     if decay is not None:
         check_range(number(decay, "decay"), "decay")
         decay = float(decay)

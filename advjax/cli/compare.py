@@ -15,11 +15,13 @@ from __future__ import annotations
 import glob
 import pathlib
 import sys
+from typing import Any
 
 from advjax import cli, hosts
 from advjax.cli.sweep import collect, make_members, names_of, say_failed, seeds_of, write
 from advjax.errors import InputError
-from advjax.runs import sweep, tables
+from advjax.files import read_json
+from advjax.runs import schema, sweep, tables
 from advjax.runs.workdir import check_place
 
 METHODS = "natural,pgd_at,trades,dynat,sglr,mtard,bmtard,mat"
@@ -45,6 +47,7 @@ def _run(argv: list[str]) -> int:
     display, root, failed = cli.display(options.quiet, options.json), pathlib.Path(options.root), {}
     if options.runs:
         entries = [tables.load(folder) for folder in _folders(options.runs)]
+        _check_seeds(entries)
     else:
         members = list(
             make_members(
@@ -69,12 +72,29 @@ def _folders(patterns: str) -> list[str]:
     """The folders that `--runs` names; a pattern stands for those runs that are finished."""
     folders = []
     for pattern in patterns.split(","):
+        if not pattern:
+            raise InputError(f"--runs must be folders separated by commas, it is {patterns!r}")
         check_place(pattern, "--runs")
         found = sorted(glob.glob(f"{pattern}/report.json")) if glob.has_magic(pattern) else [f"{pattern}/report.json"]
         if not found:
             raise InputError(f"--runs: there is no finished run at {pattern}")
         folders += [str(pathlib.Path(path).parent) for path in found]
     return folders
+
+
+def _check_seeds(entries: list[tables.Entry]) -> None:
+    """Raises `InputError` unless runs of one row, NAME-0, NAME-1, ..., differ in their seeds alone."""
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    for entry in entries:
+        if not (pathlib.Path(entry.folder) / "config.json").exists():
+            continue
+        config = {field: value for field, value in read_json(entry.folder, "config.json").items() if field != "seed"}
+        folder, known = first.setdefault(entry.label, (entry.folder, config))
+        if differences := schema.training_differences(known, config):
+            raise InputError(
+                f"{folder} and {entry.folder} would be seeds of one row, {entry.label}, and differ in more than their seed "
+                f"({'; '.join(differences[:3])}): rename a folder"
+            )
 
 
 if __name__ == "__main__":

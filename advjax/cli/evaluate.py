@@ -33,7 +33,7 @@ from advjax.runs.build import load_data
 from advjax.runs.evaluate import Subject, Surrogate, doubts, score, write_report
 from advjax.runs.networks import create_method
 from advjax.runs.teachers import from_run
-from advjax.runs.workdir import check_place, read_config, sha256_of, unfinished
+from advjax.runs.workdir import check_place, load_whole, read_config, sha256_of, unfinished
 
 
 def main(argv: list[str]) -> int:
@@ -110,7 +110,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     check_radius(norm, number(eps, "--eps"), dataset.image_shape, "--eps")
     radii = dict(vars(known.evaluation.radii)) if known else None
     attacks = evaluate.protocol(options.protocol, norm, eps, radii, options.corruptions)
-    subject, architecture = _subject(options, dataset, known)
+    subject, architecture, instead = _subject(options, dataset, known)
     surrogate = None
     if options.surrogate:
         network = from_run(options.surrogate, "--surrogate", dataset)
@@ -162,6 +162,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         data={"name": dataset.name, "test_sha256": sha256_of(dataset.test)},
         doubts=[
             *doubts(results, attacks, dataset.num_classes),
+            *([instead] if instead else []),
             *(line for line in (unfinished(pathlib.Path(options.workdir)) if known else None,) if line),
         ],
     )
@@ -177,12 +178,12 @@ def _load_data(options: argparse.Namespace, known: Config | None) -> data.Datase
     return load_data(dataclasses.replace(known.data, path=options.data_path or known.data.path))
 
 
-def _subject(options: argparse.Namespace, dataset: data.Dataset, known: Config | None) -> tuple[Subject, str]:
-    """The network to be scored, and its architecture's name."""
-    precision = ""
+def _subject(options: argparse.Namespace, dataset: data.Dataset, known: Config | None) -> tuple[Subject, str, str]:
+    """The network to be scored, its architecture's name, and a line if its checkpoint is another than was asked for."""
+    precision, instead = "", ""
     if known is not None:
         precision = known.precision
-        module, variables = advjax.load_run(options.workdir, options.network or None, options.checkpoint)
+        module, variables, _, instead = load_whole(options.workdir, options.network or None, options.checkpoint)
         name, checkpoint = options.network or create_method(known).evaluated[0], options.checkpoint
     elif options.weights:
         if not options.network:
@@ -197,11 +198,12 @@ def _subject(options: argparse.Namespace, dataset: data.Dataset, known: Config |
     else:
         logits_fn = _function(options.function)
         # The function's name stands for its weights, which cannot be seen from here.
-        return Subject(options.function, "given", logits_fn, options.function, "float32"), options.function
+        return Subject(options.function, "given", logits_fn, options.function, "float32"), options.function, ""
     sha256 = evaluate.params_sha256(variables)
     architecture, _ = models.describe(module)
     logits_fn = advjax.logits_fn(module, variables)
-    return Subject(name, checkpoint, logits_fn, sha256, precision or getattr(module, "dtype", "float32")), architecture
+    subject = Subject(name, checkpoint, logits_fn, sha256, precision or getattr(module, "dtype", "float32"))
+    return subject, architecture, instead
 
 
 def _function(name: str) -> Callable:

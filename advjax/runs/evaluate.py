@@ -21,8 +21,7 @@ from advjax.runs.display import Display
 from advjax.runs.experiment import Experiment
 from advjax.runs.interrupts import Interrupts
 from advjax.runs.networks import network_options
-from advjax.runs.workdir import load_run, open_checkpoints, put_aside, sha256_of
-from advjax.training.checkpoints import Damaged
+from advjax.runs.workdir import load_whole, open_checkpoints, put_aside, sha256_of
 
 
 class Subject(NamedTuple):
@@ -196,18 +195,14 @@ def evaluate_experiment(
     train = Split(*(array[:most] for array in experiment.dataset.train))
     networks: dict[str, Any] = {}
     results: list[dict[str, Any]] = []
-    damaged = []
+    damaged: list[str] = []
     for network in experiment.method.evaluated:
         rows: dict[int, list[dict[str, Any]]] = {}
         for checkpoint, epoch in chosen_epochs(experiment, workdir).items():
             if epoch not in rows:
-                try:
-                    module, variables = load_run(workdir, network, checkpoint)
-                except Damaged as error:
-                    if checkpoint == "last":
-                        raise
-                    damaged.append(f"{network}: {error}; there are no results of the best checkpoint")
-                    continue
+                module, variables, epoch, instead = load_whole(workdir, network, checkpoint)
+                damaged += [f"{network} ({checkpoint}): {instead}"] if instead else []
+            if epoch not in rows:
                 sha256, logits_fn = params_sha256(variables), models.logits_fn(module, variables)
                 rows[epoch] = score(
                     Subject(network, checkpoint, logits_fn, sha256, config.precision),
@@ -280,7 +275,7 @@ def _own_loss(
     attacked = method.averaged.get(network, network)
     every = {**experiment.frozen, attacked: variables, network: variables}
     for name in {*method.trained, *method.averaged} - set(every):
-        every[name] = load_run(workdir, name, checkpoint)[1]
+        every[name] = load_whole(workdir, name, checkpoint).variables
     shape = experiment.dataset.image_shape
     classes, epochs = experiment.dataset.num_classes, experiment.config.epochs
     return own_loss(method, attacked, experiment.modules, every, classes, epochs, shape)

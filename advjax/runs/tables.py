@@ -55,8 +55,17 @@ def load(folder: str | os.PathLike[str], label: str | None = None) -> Entry:
 
 
 def check_rows(entries: Sequence[Entry]) -> None:
-    """Raises `InputError` unless every report has results of a last checkpoint."""
+    """Raises `InputError` unless every report has results of a last checkpoint, and none of one row is there twice."""
+    seen: dict[Any, str] = {}
     for entry in entries:
+        for what in filter(None, (entry.folder and os.path.realpath(entry.folder), (entry.label, entry.seed))):
+            if entry.seed is not None or isinstance(what, str):
+                if what in seen:
+                    raise InputError(
+                        f"{entry.folder or entry.label} and {seen[what]} are one run, or two of the row {entry.label} with "
+                        f"the seed {entry.seed}: each counts once"
+                    )
+                seen[what] = entry.folder or entry.label
         if not any(row["checkpoint"] == "last" for row in entry.report["results"]):
             raise InputError(f"{entry.label} has no results of a last checkpoint: only folders of runs can be compared")
 
@@ -97,7 +106,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tu
         yield "the set of attacks", ", ".join(sorted(rows[0])), ", ".join(sorted(rows[1]))
         return
     for attack, row in rows[0].items():
-        for field in ("norm", "eps", "n", "params"):
+        for field in ("norm", "eps", "n", "params", "surrogate"):
             if row.get(field) != rows[1][attack].get(field):
                 yield f"{field} of {attack}", row.get(field), rows[1][attack].get(field)
 

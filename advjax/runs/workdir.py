@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import numpy as np
@@ -23,7 +23,7 @@ from advjax.runs import schema
 from advjax.runs.experiment import Experiment
 from advjax.runs.networks import create_method, create_modules
 from advjax.runs.schema import Config
-from advjax.training.checkpoints import Checkpoints
+from advjax.training.checkpoints import Checkpoints, Damaged
 
 CHECKPOINTS = ("best", "last")
 
@@ -97,8 +97,36 @@ def load_run(
 
     Raises:
         InputError: no run, no checkpoint or no network of that name.
+        Damaged: the checkpoint does not hold what was saved; an evaluation takes another one and says so (`load_whole`).
     """
-    workdir = remote.local(workdir, "workdir")
+    return _load(remote.local(workdir, "workdir"), network, checkpoint, others=False)[:2]
+
+
+class Loaded(NamedTuple):
+    """A network, and where it is from.
+
+    Attributes:
+        module: the linen module.
+        variables: its parameters and statistics.
+        step: number of the checkpoint.
+        instead: a line if another checkpoint was asked for, which is damaged; empty otherwise.
+    """
+
+    module: nn.Module
+    variables: dict[str, Any]
+    step: int
+    instead: str
+
+
+def load_whole(workdir: str | os.PathLike[str], network: str | None = None, checkpoint: str = "best") -> Loaded:
+    """`load_run`, but where the best checkpoint is damaged the next best that is not, with a line for the report.
+
+    Only of what is scored: a teacher, a surrogate or a start must be the network that was meant, so `load_run` refuses.
+    """
+    return _load(remote.local(workdir, "workdir"), network, checkpoint, others=True)
+
+
+def _load(workdir: pathlib.Path, network: str | None, checkpoint: str, *, others: bool) -> Loaded:
     config, described = read_config(workdir), read_json(workdir, "data.json")
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS, "checkpoint")
@@ -109,17 +137,27 @@ def load_run(
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{pathlib.Path(workdir) / 'data.json'} does not say num_classes and image_shape") from None
     module = create_modules(config, method, classes)[network]
-    checkpoints = open_checkpoints(workdir)
+    checkpoints, damaged = open_checkpoints(workdir), None
     try:
-        number = (checkpoints.best if checkpoint == "best" else None) or checkpoints.last
-        if number is None:
+        if checkpoints.last is None:
             raise InputError(f"the run in {workdir} has no checkpoint yet")
-        saved = checkpoints.restore_networks(number)
+        best = checkpoints.best if checkpoint == "best" else None
+        numbers = [checkpoints.last] if best is None else checkpoints.ranked if others else [best]
+        for number in numbers:
+            try:
+                saved = checkpoints.restore_networks(number)
+                break
+            except Damaged as error:
+                damaged = damaged or error
+        else:
+            assert damaged is not None
+            other = "last" if best not in (None, checkpoints.last) else ""
+            raise Damaged(f"{damaged}{f'; checkpoint {other!r} is another' if other else ''}") from None
     finally:
         checkpoints.close()
     variables = {"params": saved["params"][network], "batch_stats": saved["stats"].get(network) or {}}
     check_variables(variables, module, cast("tuple[int, int, int]", image_shape), f"checkpoint in {workdir}")
-    return module, variables
+    return Loaded(module, variables, number, f"{damaged}; the next best, {number}, is used" if damaged else "")
 
 
 def check_space(workdir: pathlib.Path, needed: int) -> None:

@@ -71,8 +71,14 @@ class Checkpoints:
             best_fn=lambda metrics: metrics[SCORE],
             best_mode="max",
         )
-        self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
         self._folder = directory.resolve()
+        hosts.by_first(lambda: _mend_scores(self._folder))
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file can fail in any way
+            raise Damaged(f"{self._folder} cannot be opened ({type(error).__name__}: {error})"[:400]) from error
         place = self._folder.parent / INDEX
         self._index: dict[str, dict[str, Any]] = hosts.by_first(
             lambda: read_json(place.parent, INDEX) if place.exists() else {}
@@ -93,6 +99,11 @@ class Checkpoints:
         """Number of the checkpoint with the highest score; None if none was scored."""
         return best_of(self._folder)
 
+    @property
+    def ranked(self) -> list[int]:
+        """Numbers of all checkpoints that were scored, the best first; all there are, the latest first, if none was."""
+        return _ranked(self._folder) or self.all[::-1]
+
     def save(self, step: int, state: Any, score: float | None = None, note: Mapping[str, Any] | None = None) -> None:
         """Saves in the background, in place of one of the same number; the arrays are copied before this returns.
 
@@ -106,7 +117,8 @@ class Checkpoints:
             OSError: it, or what was saved before, could not be written.
         """
         # The hash before the checkpoint: killed in between, there is a hash too many, which nobody asks for.
-        self._index[str(step)] = {"sha256": sha256(state), **(note or {})}
+        scored = {} if score is None else {SCORE: float(score)}
+        self._index[str(step)] = {"sha256": sha256(state), **scored, **(note or {})}
         kept = {str(number) for number in (*self._manager.all_steps(), step)}
         self._index = {number: entry for number, entry in self._index.items() if number in kept}
         if hosts.is_first():
@@ -203,11 +215,42 @@ class Checkpoints:
 
 def best_of(directory: pathlib.Path) -> int | None:
     """`Checkpoints.best` of a folder that is not opened, which several processes could only do together."""
+    return next(iter(_ranked(directory)), None)
+
+
+def _ranked(directory: pathlib.Path) -> list[int]:
+    """Numbers of the checkpoints that were scored, the best first, of equals the later one."""
+    noted = _noted_scores(directory)
     scored = {}
     for file in directory.glob("*/metrics/metrics"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or removed since
-            scored[int(file.parts[-3])] = float(json.loads(file.read_text(encoding="utf-8"))[SCORE])
-    return max(scored, key=lambda step: (scored[step], step)) if scored else None
+        with contextlib.suppress(ValueError):  # a stray folder
+            score = noted.get(file.parts[-3], _score_in(file))
+            if score is not None:
+                scored[int(file.parts[-3])] = score
+    return sorted(scored, key=lambda step: (scored[step], step), reverse=True)
+
+
+def _noted_scores(directory: pathlib.Path) -> dict[str, float]:
+    """Number -> score, as noted beside the folder; runs of earlier versions noted none."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        noted = json.loads((directory.parent / INDEX).read_text(encoding="utf-8"))
+        return {step: float(entry[SCORE]) for step, entry in noted.items() if SCORE in entry}
+    return {}
+
+
+def _score_in(file: pathlib.Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or removed since
+        return float(json.loads(file.read_text(encoding="utf-8"))[SCORE])
+    return None
+
+
+def _mend_scores(directory: pathlib.Path) -> None:
+    """Writes damaged files of scores anew, from what is noted: Orbax opens no folder with one, and none would be best."""
+    for step, score in _noted_scores(directory).items():
+        file = directory / step / "metrics" / "metrics"
+        if file.is_file() and _score_in(file) is None:
+            with contextlib.suppress(OSError):
+                write_json(file, {SCORE: score})
 
 
 @contextlib.contextmanager

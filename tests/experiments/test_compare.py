@@ -44,3 +44,30 @@ def test_bad_input_is_one_line(tmp_path, capsys, flags, expected):
     assert expected in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_counts_once_and_seeds_of_one_row_are_of_one_training(tmp_path, capsys):
+    def run(name, seed, **config):
+        row = {"network": "a", "checkpoint": "last", "norm": "linf", "eps": 0.1, "eps_text": "0.1", "n": 10}
+        rows = [{**row, "attack": attack, "accuracy": 0.5} for attack in ("clean", "transfer")]
+        rows[1]["surrogate"] = config.pop("surrogate", "s")
+        report = {"norm": "linf", "eps": 0.1, "networks": {"a": {}}, "results": rows, "warnings": []}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(report))
+        (tmp_path / name / "config.json").write_text(json.dumps({"seed": seed, "epochs": 1, **config}))
+        return str(tmp_path / name)
+
+    a0, a1, b0, b1 = run("a-0", 0), run("a-1", 1, epochs=2), run("b-0", 0), run("b-1", 1, surrogate="t")
+    (tmp_path / "same").symlink_to(a0)
+    for runs, said in (
+        ((a0, a0), "each counts once"),
+        ((a0, f"{a0}/"), "each counts once"),
+        ((a0, str(tmp_path / "same")), "each counts once"),
+        ((a0, a1), "differ in more than their seed (epochs: 1 -> 2)"),
+        ((b0, b1), "surrogate of transfer is s in the one and t in the other"),
+        ((a0, ""), "--runs must be folders separated by commas"),
+    ):
+        assert compare.main(["compare", f"--root={tmp_path / 'new'}", f"--runs={','.join(runs)}"]) == 2
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1
+        assert not (tmp_path / "new").exists()

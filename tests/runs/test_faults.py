@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from advjax import cli, load_run, models, parallel, runs
+from advjax.cli import evaluate as cli_evaluate
 from advjax.errors import InputError, Stopped
 from advjax.evaluate import params_sha256
 from advjax.runs import build
@@ -24,9 +25,9 @@ from advjax.runs.finish import prepare_teachers
 from advjax.runs.interrupts import Interrupts, alone, listening
 from advjax.runs.metrics import read_metrics
 from advjax.runs.train import train
-from advjax.runs.workdir import prepare
+from advjax.runs.workdir import load_whole, prepare
 from advjax.training import Checkpoints
-from advjax.training.checkpoints import Damaged
+from advjax.training.checkpoints import Damaged, best_of
 
 EPOCHS, STEPS = 3, 4
 
@@ -103,10 +104,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_pat
     trained(tmp_path)
     files = [path for path in (tmp_path / "checkpoints" / "12").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    quarter = len(content) // 4
-    content[quarter : 3 * quarter] = bytes(b ^ 0xFF for b in content[quarter : 3 * quarter])
-    largest.write_bytes(content)
+    damage(largest)
     with pytest.raises(Damaged, match=r"checkpoint 12 in .* (is damaged|cannot be read)"):
         load_run(tmp_path, checkpoint="last")
     (tmp_path / "damaged-checkpoint-12").mkdir()
@@ -117,6 +115,39 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_pat
     assert "checkpoint 12" in said and "the one before it, 8, is used" in said
     assert (tmp_path / "damaged-checkpoint-12-2").is_dir()
     assert "damaged-checkpoint-12-2" in " ".join(runs.finish(config(), tmp_path, Display(live=False))["warnings"])
+
+
+def damage(file):
+    content = bytearray(file.read_bytes())
+    quarter = len(content) // 4
+    content[quarter : 3 * quarter] = bytes(b ^ 0xFF for b in content[quarter : 3 * quarter])
+    file.write_bytes(content)
+
+
+def test_where_the_best_checkpoint_is_damaged_the_next_best_is_scored_and_said(tmp_path):
+    made = config()
+    made.validation.every = 1
+    trained(tmp_path, made)
+    folder = tmp_path / "checkpoints"
+    index = json.loads((tmp_path / "checkpoints.json").read_text())
+    scores = {"8": 0.9, "12": 0.1}
+    for step, score in scores.items():
+        index[step]["score"] = score
+    (tmp_path / "checkpoints.json").write_text(json.dumps(index))
+    # What was noted counts, whatever became of the file that Orbax keeps.
+    shutil.rmtree(folder / "4", ignore_errors=True)
+    (folder / "8" / "metrics" / "metrics").write_text("{cut")
+    assert best_of(folder) == 8 and load_whole(tmp_path)[2:] == (8, "")
+    damage(max((folder / "8").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0))
+    with pytest.raises(Damaged, match=r"checkpoint 8 in .*; checkpoint 'last' is another"):
+        load_run(tmp_path)  # of a teacher, say
+    loaded = load_whole(tmp_path)
+    assert loaded.step == 12 and "checkpoint 8 in" in loaded.instead and "the next best, 12, is used" in loaded.instead
+    report = runs.finish(made, tmp_path, Display(live=False))
+    assert [row["checkpoint"] for row in report["results"]] == ["best", "last"]
+    assert any("(best): checkpoint 8" in line and "the next best, 12" in line for line in report["warnings"])
+    assert cli_evaluate.main(["evaluate", f"--workdir={tmp_path}", "--protocol=clean", f"--out={tmp_path / 'out'}"]) == 0
+    assert "the next best, 12" in (tmp_path / "out" / "report.json").read_text()
 
 
 def test_what_was_read_beside_a_damaged_array_fails_without_a_traceback(tmp_path, monkeypatch, caplog):

@@ -37,7 +37,18 @@ def as_array(value: Any, field: str) -> Any:
 
 def as_number(value: Any, field: str) -> Any:
     """A radius or step size: a fraction such as `"8/255"` as its value, a list as an array, anything else as it is."""
-    return number(value, field) if isinstance(value, str) else as_array(value, field)
+    if isinstance(value, str):
+        return number(value, field)
+    array = as_array(value, field)
+    if array.dtype == bool or jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise InputError(f"{field} must be a real number, it is {_described(value)}")
+    return array
+
+
+def check_flag(value: Any, field: str) -> None:
+    """Raises `InputError` unless `value` is True or False: a text such as "no" would count as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{field} must be True or False, it is {value!r}")
 
 
 def check_count(value: Any, field: str, least: int) -> None:
@@ -63,7 +74,8 @@ def check_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ():
         return
-    if dtype != jnp.uint32 or key.ndim != 1:
+    words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+    if dtype != jnp.uint32 or key.shape != words:
         raise InputError(f"key must be a random key such as jax.random.key(0), it is {_described(key)}")
 
 
@@ -216,11 +228,33 @@ def check_target(objective: str | losses.Objective, y: Any, n: int, num_classes:
     function = losses.objective(objective)
     if not isinstance(objective, str):
         logits = jax.ShapeDtypeStruct((n, num_classes), jnp.float32)
-        shape = getattr(jax.eval_shape(function, logits, y), "shape", None)
+        try:
+            out = jax.eval_shape(function, logits, y)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), "")
+            raise InputError(
+                f"objective must be a JAX function (logits, y) -> [B]; it fails: {type(error).__name__}: {reason}"
+            ) from error
+        shape = getattr(out, "shape", None)
         if shape != (n,):
             raise InputError(f"objective must give one value per example, [{n}], it gives shape {shape}")
+        if not jnp.issubdtype(out.dtype, jnp.floating):
+            raise InputError(f"objective must give values in floating point, it gives {out.dtype}")
     elif objective == "kl" or (objective == "ce" and jnp.issubdtype(y.dtype, jnp.floating) and y.ndim > 1):
         if y.shape != (n, num_classes) or not jnp.issubdtype(y.dtype, jnp.floating):
             raise InputError(f"y must be probabilities [{n}, {num_classes}], it is {_described(y)}")
+        _check_probabilities(y)
     else:
         check_labels(y, num_classes)
+
+
+def _check_probabilities(y: Any) -> None:
+    if is_traced(y) or not len(y):
+        return
+    with jax.ensure_compile_time_eval():
+        values = np.asarray(y, np.float32)
+    # Of bfloat16, too, whose sums are off by a hundredth.
+    if not (np.all(values >= 0) and np.all(np.abs(values.sum(-1) - 1.0) < 0.02)):
+        raise InputError("y must be probabilities, each at least 0 and an example's of sum 1; these are not")
