@@ -16,6 +16,32 @@ small_normal = nn.initializers.truncated_normal(0.02)
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
+@jax.custom_jvp
+def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
+    # Accumulated and kept in float32, whatever is multiplied.
+    kept = jnp.promote_types(query.dtype, jnp.float32)
+    return jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=kept)
+
+
+@_scores.defjvp
+def _scores_jvp(primals, tangents):
+    # Of the same products without the float32 result, since the gradient's own would be products of float32 otherwise.
+    (query, key), (d_query, d_key) = primals, tangents
+    tangent = jnp.einsum("bqhd,bkhd->bhqk", d_query, key) + jnp.einsum("bqhd,bkhd->bhqk", query, d_key)
+    scores = _scores(query, key)
+    return scores, tangent.astype(scores.dtype)
+
+
+def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Scaled dot-product attention (Vaswani et al. 2017), [B, T, H, D] each, to the same shape and type.
+
+    As `jax.nn.dot_product_attention` computes it, scores and their softmax in float32; but in bfloat16 the gradient's
+    products, too, are of bfloat16.
+    """
+    share = jax.nn.softmax(_scores(query, key) * query.shape[-1] ** -0.5)
+    return jnp.einsum("bhqk,bkhd->bqhd", share.astype(value.dtype), value)
+
+
 class EncoderBlock(nn.Module):
     """Self-attention and a two-layer perceptron, each after LayerNorm and beside a shortcut.
 
@@ -33,8 +59,9 @@ class EncoderBlock(nn.Module):
         batch, tokens, width = x.shape
         linear = functools.partial(Linear, dtype=self.dtype, kernel_init=small_normal, bias_init=zero_bias)
         y = linear(3 * width, name="qkv")(LayerNorm(dtype=self.dtype, name="norm1")(x))
-        query, key, value = jnp.moveaxis(y.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
-        y = jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, width)
+        # Cut into three before it is cut into heads: five dimensions are laid out anew in a TPU's memory, four are not.
+        query, key, value = (part.reshape(batch, tokens, self.heads, -1) for part in jnp.split(y, 3, -1))
+        y = attention(query, key, value).reshape(batch, tokens, width)
         x = x + linear(width, name="proj")(y)
         y = linear(4 * width, name="fc1")(LayerNorm(dtype=self.dtype, name="norm2")(x))
         return x + linear(width, name="fc2")(nn.gelu(y, approximate=False))

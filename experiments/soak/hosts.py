@@ -4,11 +4,14 @@
     python -m experiments.soak.hosts --root=/tmp/hosts --layouts=2x1 --methods=pgd_at,sglr
 
 A layout is PROCESSES x DEVICES of each. Processes talk over the loopback address and simulate their devices on the CPU.
+With --float64 all training is in float64, where one process and several differ by rounding alone, far below what flips
+the sign of an attack's gradient: a difference that is left is an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -26,6 +29,7 @@ METHODS = "pgd_at,dynat,sglr,bmtard,mat"
 LAYOUTS = "2x1,2x2,4x1,4x2"
 STEPS_PER_EPOCH = 3
 TOLERANCE = 1e-5
+TOLERANCE_FLOAT64 = 1e-12
 
 
 def config(method: str, **fields: Any) -> Any:
@@ -121,6 +125,19 @@ def work(jobs: Sequence[Job], place: str, index: int) -> None:
         runs.finish(config(job.method, **{**job.fields, **own, "hosts": place}), job.workdir)
 
 
+def in_float64() -> None:
+    """From here on what is float32 in training is float64; before advjax is imported."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    jnp.float32 = jnp.float64  # type: ignore[misc,assignment]
+    from advjax import models
+
+    create = models.create
+    models.create = lambda *args, **options: create(*args, **{**options, "dtype": "float64"})  # type: ignore[assignment]
+
+
 class Ended(NamedTuple):
     """How a process ended, and what it said."""
 
@@ -129,7 +146,9 @@ class Ended(NamedTuple):
     err: str
 
 
-def group(jobs: Sequence[Job], processes: int, devices: int, timeout: float = 600.0) -> list[Ended]:
+def group(
+    jobs: Sequence[Job], processes: int, devices: int, timeout: float = 600.0, *, float64: bool = False
+) -> list[Ended]:
     """Runs jobs on so many processes of so many devices each, and waits for them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -145,7 +164,14 @@ def group(jobs: Sequence[Job], processes: int, devices: int, timeout: float = 60
     several = [f"127.0.0.1:{port},{processes},{index}" if processes > 1 else "off" for index in range(processes)]
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "experiments.soak.hosts", "--worker", json.dumps([jobs, place, index])],
+            [
+                sys.executable,
+                "-m",
+                "experiments.soak.hosts",
+                *["--float64"] * float64,
+                "--worker",
+                json.dumps([jobs, place, index]),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -216,17 +242,32 @@ def succeeded(ended: Sequence[Ended]) -> None:
             raise SystemExit(f"process {index}: status {each.status}\n{each.out}\n{each.err}")
 
 
-def soak(root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int, int]]) -> int:
+def parity(root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int, int]], timeout: float) -> int:
+    """One process against several in float64; the number of methods and layouts that differ."""
+    say, clean = Findings(), {"evaluation.protocol": "clean"}
+    for processes, devices in layouts:
+        several, alone = root / f"{processes}x{devices}", root / f"1x{processes * devices}"
+        for place, number in ((alone, 1), (several, processes)):
+            jobs = [Job(each, str(place / each), clean) for each in methods if not (place / each).exists()]
+            each_has = processes * devices // number
+            succeeded(group(jobs, number, each_has, timeout, float64=True) if jobs else [])
+        for each in methods:
+            off = difference(several / each, alone / each)
+            say(f"{several.name} {each}: as one process, in float64", off <= TOLERANCE_FLOAT64, f"{off:.1e}")
+    return say.failed
+
+
+def soak(root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int, int]], timeout: float) -> int:
     """Everything; the number of findings that are not as they should be."""
-    say = Findings()
+    say, together = Findings(), functools.partial(group, timeout=timeout)
     for processes, devices in layouts:
         name, total = f"{processes}x{devices}", processes * devices
         here, alone = root / name, root / f"1x{total}"
         missing = [Job(each, str(alone / each)) for each in methods if not (alone / each / "report.json").exists()]
         if missing:
-            succeeded(group(missing, 1, total))
+            succeeded(together(missing, 1, total))
         for folder in (here / "a", here / "b"):
-            succeeded(group([Job(each, str(folder / each)) for each in methods], processes, devices))
+            succeeded(together([Job(each, str(folder / each)) for each in methods], processes, devices))
         for each in methods:
             one, two = here / "a" / each, here / "b" / each
             say(f"{name} {each}: as one process", (off := difference(one, alone / each)) <= TOLERANCE, f"{off:.1e}")
@@ -234,30 +275,30 @@ def soak(root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int
             say(f"{name} {each}: verdicts as of one process", alike(verdicts(one), verdicts(alone / each)))
         for each in methods:
             place = here / "stopped" / each
-            ended = group([Job(each, str(place), {}, signal.SIGTERM, STEPS_PER_EPOCH + 1)], processes, devices)
+            ended = together([Job(each, str(place), {}, signal.SIGTERM, STEPS_PER_EPOCH + 1)], processes, devices)
             statuses = [process.status for process in ended]
             say(f"{name} {each}: all stop", statuses == [128 + signal.SIGTERM] * processes, statuses)
-            succeeded(group([Job(each, str(place))], 1, total))
+            succeeded(together([Job(each, str(place))], 1, total))
             off = difference(place, alone / each)
             say(f"{name} {each}: one process goes on", off <= TOLERANCE, f"{off:.1e}")
         for number in (signal.SIGTERM, signal.SIGKILL):
             place = here / f"evaluation-{number.name}"
-            ended = group([Job(methods[0], str(place), {}, number, -9)], processes, devices)
+            ended = together([Job(methods[0], str(place), {}, number, -9)], processes, devices)
             say(
                 f"{name}: {number.name} in the evaluation",
                 all(each.status for each in ended),
                 [e.status for e in ended],
             )
-            succeeded(group([Job(methods[0], str(place))], 1, total))
+            succeeded(together([Job(methods[0], str(place))], 1, total))
             say(f"{name}: one process goes on with it", alike(verdicts(place), verdicts(alone / methods[0])))
         for victim in (0, processes - 1):
             place, started = here / f"died-{victim}", time.monotonic()
             job = Job(methods[0], str(place), {}, signal.SIGKILL, STEPS_PER_EPOCH + 1, victim)
-            ended = group([job], processes, devices)
+            ended = together([job], processes, devices)
             lines = [each.err.strip().splitlines()[-1] for each in ended if each.status == 1]
             told = len(lines) == processes - 1 and all(f"process {victim} of {processes}" in line for line in lines)
             say(f"{name}: process {victim} killed", told, f"{time.monotonic() - started:.0f} s in all; {lines}")
-            succeeded(group([Job(methods[0], str(place))], processes, devices))
+            succeeded(together([Job(methods[0], str(place))], processes, devices))
             off = difference(place, alone / methods[0])
             say(f"{name}: goes on after process {victim} was killed", off <= TOLERANCE, f"{off:.1e}")
     return say.failed
@@ -269,15 +310,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--root", help="folder of the runs")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--layouts", default=LAYOUTS, help="PROCESSESxDEVICES,...")
+    parser.add_argument("--float64", action="store_true", help="only one process against several, in float64")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a group of processes may take")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv[1:])
     if options.worker:
+        if options.float64:
+            in_float64()
         from advjax import cli
 
         jobs, place, index = json.loads(options.worker)
         return cli.guarded(lambda _: work([Job(*job) for job in jobs], place, index), [])
     layouts = [tuple(map(int, layout.split("x"))) for layout in options.layouts.split(",")]
-    return int(soak(pathlib.Path(options.root), options.methods.split(","), layouts) > 0)  # type: ignore[arg-type]
+    if options.float64:
+        in_float64()  # or what they saved cannot be read
+    given: Any = pathlib.Path(options.root), options.methods.split(","), layouts, options.timeout
+    return int((parity if options.float64 else soak)(*given) > 0)
 
 
 if __name__ == "__main__":
