@@ -228,6 +228,6 @@ def objective(name: str | Objective) -> Objective:
     """
     if callable(name):
         return name
-    if name not in OBJECTIVES:
+    if not isinstance(name, str) or name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES, "objective")
     return OBJECTIVES[name]

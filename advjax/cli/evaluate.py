@@ -25,7 +25,7 @@ from collections.abc import Callable
 import advjax
 from advjax import cli, data, evaluate, hosts, models, parallel, remote, threat
 from advjax.attacks.engine.inputs import check_radius
-from advjax.errors import InputError, within
+from advjax.errors import InputError, shown, within
 from advjax.evaluate import corruptions
 from advjax.numbers import number
 from advjax.runs import Config, compilation_cache, exhibits
@@ -190,8 +190,13 @@ def _subject(options: argparse.Namespace, dataset: data.Dataset, known: Config |
             raise InputError(f"--network is missing: the architecture of --weights, one of {', '.join(models.names())}")
         try:
             settings = json.loads(options.options)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"--options must be JSON such as {{}}: {error}") from None
+        if not isinstance(settings, dict) or {"name", "num_classes"} & set(settings):
+            raise InputError(
+                f"--options must be options of the architecture by name, such as {{}}, without its name and num_classes; "
+                f"it is {shown(options.options)}"
+            )
         module = models.create(options.network, dataset.num_classes, **settings)
         variables = models.load_torch(options.weights, module, dataset.image_shape)
         name, checkpoint = pathlib.Path(options.weights).stem, "given"

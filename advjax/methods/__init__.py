@@ -222,6 +222,8 @@ def _make(name: str, cls: type[Method], attack: TrainingAttack | None, values: d
         given = values.pop("base", default)
         if not isinstance(given, Mapping) or not all(isinstance(each, str) for each in given):
             raise InputError(f"must be a method's name and hyperparameters, it is {shown(given)}", "base")
+        if "attack" in given:
+            raise InputError("is no hyperparameter: the attack has a group of its own, `attack`", "base.attack")
         base = {"name": default.get("name"), **given}
         if base["name"] == default.get("name"):
             base = {**default, **base}

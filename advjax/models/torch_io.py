@@ -94,6 +94,8 @@ def load_teacher(name: str, path: str | os.PathLike | None = None, **options: An
     entry = published.teacher(name)
     if path is None:
         raise InputError(f"teacher {name} needs path=FILE; its authors publish the file at {entry.where}")
+    if own := {"name", "num_classes"} & set(options):
+        raise InputError(f"{sorted(own)[0]} is no option of teacher {name}: its file decides")
     module = create(entry.network, entry.num_classes, **{**entry.options, **options})
     return module, load_torch(path, module, entry.image_shape)
 

@@ -100,6 +100,9 @@ def test_weights_file_with_an_architecture(folder):
     assert report["results"][0]["checkpoint"] == "given"
 
 
+NETWORK = ("--network=tiny_cnn", "--data=digits", "--eps=0.1", "--out=x")
+
+
 @pytest.mark.parametrize(
     ("flags", "names"),
     [
@@ -114,6 +117,9 @@ def test_weights_file_with_an_architecture(folder):
         (("--function=mine:not_one", "--data=digits", "--eps=0.1", "--out=x"), "must return a logits_fn"),
         (("--function=mine:make", "--data=digits", "--eps=8", "--out=x"), "did you mean 8/255"),
         (("--weights=w.pt", "--data=digits", "--eps=0.1", "--out=x"), "--network is missing"),
+        (("--weights=w.pt", *NETWORK, "--options=[1]"), "--options must be options of the architecture by name"),
+        (("--weights=w.pt", *NETWORK, '--options={"num_classes": 3}'), "without its name and num_classes"),
+        (("--weights=w.pt", *NETWORK, "--options=" + "[" * 9999), "--options must be JSON"),
         (("--workdir=no/such/run", "--out=x"), "not the folder of a run"),
         (("--function=mine:make", "--data=digits", "--eps=0.1", "--examples=-5", "--out=x"), "--examples must be"),
         (("--function=mine:make", "--data=digits", "--eps=0.1", "--batch_size=-1", "--out=x"), "--batch_size must be"),

@@ -112,6 +112,7 @@ def test_wrong_values_are_one_line_that_names_the_field(values, message):
         ({"name": "sglr", "base": 3.0}, r"^method\.base must be a method's name and hyperparameters, it is 3\.0"),
         ({"name": "sglr", "base": {"name": [1]}}, r"^method\.base\.name must be a method's name, it is \(1,\)"),
         ({"name": "trades", "attack": {}}, r"^method\.attack is no hyperparameter"),
+        ({"name": "sglr", "base": {"name": "trades", "attack": 1}}, r"^method\.base\.attack is no hyperparameter"),
         ({"name": "advjax.methods:Wrapper"}, r"^method\.base\.name must be a method's name, it is None"),
     ],
 )

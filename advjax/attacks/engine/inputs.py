@@ -12,7 +12,7 @@ import numpy as np
 
 from advjax import losses, threat
 from advjax.attacks.engine.loops import as_partial, is_traced, warn_if_made_anew
-from advjax.errors import InputError, unknown
+from advjax.errors import InputError, shown, unknown
 from advjax.numbers import number
 
 NON_FINITE = ("broken", "robust")
@@ -24,6 +24,8 @@ def as_array(value: Any, field: str) -> Any:
     Raises:
         InputError: it is neither; names `field`.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{field} must be an array without a mask: value.filled(...) decides what is masked")
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return value
     try:
@@ -61,6 +63,8 @@ def check_count(value: Any, field: str, least: int) -> None:
         raise InputError(f"{field} must be a whole number, it is {value!r}")
     if value < least:
         raise InputError(f"{field} must be at least {least}, it is {value}")
+    if value >= 2**31:
+        raise InputError(f"{field} must be below 2147483648, it is {shown(int(value))}")
 
 
 def check_choice(value: Any, field: str, allowed: tuple[str, ...]) -> None:
@@ -166,7 +170,13 @@ def trace(logits_fn: Callable, image_shape: tuple[int, ...], *, stochastic: bool
         InputError: it cannot be, since it is no JAX function or takes batches of one size only, or does not map images
             [B, H, W, C] to floating-point logits [B, K] with K >= 2.
     """
-    batch = 3
+    traced = _traced(logits_fn, image_shape, 3, stochastic)
+    if traced.out_info.shape[1] == 3:  # as many as there are images: [K, B] would pass for [B, K]
+        _traced(logits_fn, image_shape, 5, stochastic)
+    return traced
+
+
+def _traced(logits_fn: Callable, image_shape: tuple[int, ...], batch: int, stochastic: bool) -> Any:
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     keys = (jax.eval_shape(lambda: jax.random.key(0)),) if stochastic else ()
     if not callable(logits_fn):
