@@ -1,6 +1,10 @@
 """Images that stream: the same batches as from memory, whoever decodes them, wherever one begins, and never all at once."""
 
+import multiprocessing
+import os
 import pickle
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -95,6 +99,27 @@ def test_processes_a_later_step_and_hosts_give_the_same_batches(folder):
             np.testing.assert_array_equal(np.concatenate([host[field] for host in hosts]), one)
     with pytest.raises(InputError, match=r"^batch_size must be a multiple of the 5 hosts, it is 48$"):
         batches(train, host=(0, 5))
+
+
+def test_signals_to_all_processes_leave_the_workers_at_work(folder):
+    """As terminals and schedulers send them, from a worker's first moment on."""
+    hit, over = set(), threading.Event()
+
+    def strike():
+        while not over.wait(0.01):
+            for pid in {each.pid for each in multiprocessing.active_children()} - hit:
+                hit.add(pid)
+                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
+
+    striking = threading.Thread(target=strike)
+    striking.start()
+    try:
+        train = load("image_folder", folder, image_size=24, streaming="True").train
+        assert len(batches(train, workers=2, epochs=1)) == 7 and len(hit) == 2
+    finally:
+        over.set()
+        striking.join()
 
 
 def test_the_set_is_never_in_memory_at_once(streamed, monkeypatch):
