@@ -9,6 +9,7 @@ step and reads nothing before it, and each of several hosts reads its own part o
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import dataclasses
 import functools
@@ -178,7 +179,9 @@ class _Begun:
     """
 
     def __init__(self, decoded: Any) -> None:
-        self.decoded, self.first = decoded, True
+        self.decoded: Any = decoded
+        self.first = True
+        atexit.register(self.close)  # of a stream that nobody closes, while grain can still clear up
 
     def __iter__(self) -> _Begun:
         return self
@@ -194,7 +197,10 @@ class _Begun:
 
     def close(self) -> None:
         """Ends the workers."""
-        self.decoded.close()
+        atexit.unregister(self.close)
+        if self.decoded is not None:
+            self.decoded.close()
+        self.decoded = None  # or what is left of it clears up after Python's modules have gone
 
 
 def _begin(index: int, count: int) -> None:

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from advjax.data import Course, Cut, epoch_order, load, split_validation, stream, subset
 from advjax.data.pictures import Pictures, _random_box
 from advjax.errors import InputError
+from tests.commands import ROOT
 
 SIZE, CLASSES, EACH = 32, 4, 80
 RNG = np.random.default_rng(0)
@@ -120,6 +123,25 @@ def test_signals_to_all_processes_leave_the_workers_at_work(folder):
     finally:
         over.set()
         striking.join()
+
+
+UNCLOSED = """
+import sys
+from advjax.data import Course, load, stream
+if __name__ == "__main__":
+    train = load("image_folder", sys.argv[1], image_size=8, streaming="True").train
+    batches = stream(train, Course(seed=0, count=len(train.label), batch_size=32, epochs=9), workers=2)
+    print(next(batches).image.shape)
+"""
+
+
+def test_a_script_that_leaves_its_stream_open_ends_without_a_word(folder, tmp_path):
+    (tmp_path / "script.py").write_text(UNCLOSED)
+    command = [sys.executable, str(tmp_path / "script.py"), str(folder)]
+    ended = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "(32, 8, 8, 3)\n", "")
 
 
 def test_the_set_is_never_in_memory_at_once(streamed, monkeypatch):
