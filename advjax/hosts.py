@@ -18,6 +18,8 @@ import importlib
 import itertools
 import json
 import os
+import pathlib
+import secrets
 import signal
 import socket
 import sys
@@ -33,6 +35,7 @@ from advjax.errors import Gone, InputError, Stopped
 AUTO, OFF = "auto", "off"
 ALLOWED = "auto, off, or COORDINATOR:PORT,COUNT,INDEX such as 10.0.0.1:9876,4,0"
 _PREFIX = "advjax"
+_SEEN_WITHIN = 5.0  # seconds that a shared folder may take to show a new file
 _BEATS = 5  # of a process within the time after which it counts as gone
 
 
@@ -240,7 +243,9 @@ def _lonely(place: Place) -> str:
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        for _ in range(10):  # of a process that dies, the connections may be closed before the port is
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+            time.sleep(0.2)
     except OSError:
         return False
     return True
@@ -339,6 +344,33 @@ def check_same(what: Mapping[str, Any]) -> None:
         if different:
             fields = "; ".join(f"{key}: {said[0].get(key)!r} and {other.get(key)!r}" for key in different[:3])
             raise InputError(f"{name(0)} and {name(number)} differ, and must not ({fields})")
+
+
+def check_shared(folder: str | os.PathLike[str], field: str) -> None:
+    """Raises `InputError` on every process unless all see what the first writes into `folder`, which is there on the first.
+
+    Otherwise checkpoints wait for parts that never come, and an evaluation loses the outcomes of the others.
+    """
+    if _world is None:
+        return
+
+    def mark() -> str:
+        name = f".seen-{secrets.token_hex(8)}"
+        (pathlib.Path(folder) / name).touch()
+        return name
+
+    name = by_first(mark)
+    place, until = pathlib.Path(folder) / name, time.monotonic() + _SEEN_WITHIN
+    while not (seen := place.exists()) and time.monotonic() < until:
+        time.sleep(0.1)
+    blind = [number for number, each in enumerate(gather(seen)) if not each]
+    by_first(lambda: place.unlink(missing_ok=True))
+    if blind:
+        raise InputError(
+            f"must be one folder that all {_world.place.count} processes see; {_world.named(blind[0])} does not see "
+            f"what {_world.named(0)} writes to {folder}",
+            field,
+        )
 
 
 @contextlib.contextmanager

@@ -125,6 +125,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out must be a folder that can be written to: {error.strerror}") from None
+    hosts.check_shared(out, "--out")
     display = cli.display(options.quiet, options.json)
     results = score(
         subject,

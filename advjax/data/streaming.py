@@ -9,6 +9,8 @@ step and reads nothing before it, and each of several hosts reads its own part o
 
 from __future__ import annotations
 
+import atexit
+import concurrent.futures
 import dataclasses
 import functools
 import itertools
@@ -17,6 +19,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import jax
@@ -163,14 +166,47 @@ def _decoded(pieces: _Pieces, workers: int) -> Any:
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads flags of its own, which nobody parses outside of a command
     made = grain.MapDataset.source(pieces).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    return iter(made.mp_prefetch(grain.MultiprocessingOptions(workers, _READY), worker_init_fn=_begin))
+    decoded = iter(made.mp_prefetch(grain.MultiprocessingOptions(workers, _READY), worker_init_fn=_begin))
+    return _Begun(decoded)
+
+
+class _Begun:
+    """A stream of grain's whose workers no Ctrl-C and no SIGTERM reaches.
+
+    Terminals, systemd, Slurm and `timeout` signal all processes of a run. It is its affair to finish its step, for which it
+    needs its workers, and to end them. They are started, at the first element, by a thread that blocks both signals; what
+    it starts inherits that, so that there is no moment at which a worker could be hit.
+    """
+
+    def __init__(self, decoded: Any) -> None:
+        self.decoded: Any = decoded
+        self.first = True
+        atexit.register(self.close)  # of a stream that nobody closes, while grain can still clear up
+
+    def __iter__(self) -> _Begun:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.first:
+            return next(self.decoded)
+        self.first = False
+        resource_tracker.ensure_running()  # by the thread it would be started with both signals unblocked afterwards
+        blocked = signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM)
+        with concurrent.futures.ThreadPoolExecutor(1, "workers", signal.pthread_sigmask, blocked) as thread:
+            return thread.submit(next, self.decoded).result()
+
+    def close(self) -> None:
+        """Ends the workers."""
+        atexit.unregister(self.close)
+        if self.decoded is not None:
+            self.decoded.close()
+        self.decoded = None  # or what is left of it clears up after Python's modules have gone
 
 
 def _begin(index: int, count: int) -> None:
-    """What a worker does first: accelerators and Ctrl-C are the parent's affair, and no parent, no worker."""
+    """What a worker does first: accelerators are the parent's affair, and no parent, no worker."""
     del index, count
     jax.config.update("jax_platforms", "cpu")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

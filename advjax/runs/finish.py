@@ -106,6 +106,7 @@ def _finish(experiment: Experiment, folder: pathlib.Path, display: Display, mirr
 
     with contextlib.ExitStack() as stack, listening() as interrupts, named(folder):
         hosts.by_first(claim)
+        hosts.check_shared(folder, "workdir")
         experiment, known = prepare_teachers(experiment, folder, display, interrupts)
         train(experiment, folder, display, interrupts)
         if hosts.is_first():

@@ -80,7 +80,7 @@ class Job(NamedTuple):
         signal: what process `victim` gets after `step` steps, or after `-step` attempts of AutoAttack; 0: nothing.
         step: see above.
         victim: see above.
-        differs: fields that the victim's config has otherwise.
+        differs: fields that the victim's config has otherwise; `workdir`: its folder.
     """
 
     method: str
@@ -120,9 +120,10 @@ def work(jobs: Sequence[Job], place: str, index: int) -> None:
 
     autoattack._Cascade._settle = settling  # type: ignore[method-assign]
     for job in jobs:
-        own = job.differs if index == job.victim else {}
+        own = dict(job.differs) if index == job.victim else {}
+        workdir = own.pop("workdir", job.workdir)
         Trainer.steps = hit(job)  # type: ignore[method-assign]
-        runs.finish(config(job.method, **{**job.fields, **own, "hosts": place}), job.workdir)
+        runs.finish(config(job.method, **{**job.fields, **own, "hosts": place}), workdir)
 
 
 def in_float64() -> None:
@@ -283,7 +284,8 @@ def soak(root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int
             say(f"{name} {each}: one process goes on", off <= TOLERANCE, f"{off:.1e}")
         for number in (signal.SIGTERM, signal.SIGKILL):
             place = here / f"evaluation-{number.name}"
-            ended = together([Job(methods[0], str(place), {}, number, -9)], processes, devices)
+            attempts = -max(18 // processes, 1)  # each has so manieth of the images
+            ended = together([Job(methods[0], str(place), {}, number, attempts)], processes, devices)
             say(
                 f"{name}: {number.name} in the evaluation",
                 all(each.status for each in ended),

@@ -1,6 +1,12 @@
 """Images that stream: the same batches as from memory, whoever decodes them, wherever one begins, and never all at once."""
 
+import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +15,7 @@ from PIL import Image
 from advjax.data import Course, Cut, epoch_order, load, split_validation, stream, subset
 from advjax.data.pictures import Pictures, _random_box
 from advjax.errors import InputError
+from tests.commands import ROOT
 
 SIZE, CLASSES, EACH = 32, 4, 80
 RNG = np.random.default_rng(0)
@@ -95,6 +102,46 @@ def test_processes_a_later_step_and_hosts_give_the_same_batches(folder):
             np.testing.assert_array_equal(np.concatenate([host[field] for host in hosts]), one)
     with pytest.raises(InputError, match=r"^batch_size must be a multiple of the 5 hosts, it is 48$"):
         batches(train, host=(0, 5))
+
+
+def test_signals_to_all_processes_leave_the_workers_at_work(folder):
+    """As terminals and schedulers send them, from a worker's first moment on."""
+    hit, over = set(), threading.Event()
+
+    def strike():
+        while not over.wait(0.01):
+            for pid in {each.pid for each in multiprocessing.active_children()} - hit:
+                hit.add(pid)
+                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
+
+    striking = threading.Thread(target=strike)
+    striking.start()
+    try:
+        train = load("image_folder", folder, image_size=24, streaming="True").train
+        assert len(batches(train, workers=2, epochs=1)) == 7 and len(hit) == 2
+    finally:
+        over.set()
+        striking.join()
+
+
+UNCLOSED = """
+import sys
+from advjax.data import Course, load, stream
+if __name__ == "__main__":
+    train = load("image_folder", sys.argv[1], image_size=8, streaming="True").train
+    batches = stream(train, Course(seed=0, count=len(train.label), batch_size=32, epochs=9), workers=2)
+    print(next(batches).image.shape)
+"""
+
+
+def test_a_script_that_leaves_its_stream_open_ends_without_a_word(folder, tmp_path):
+    (tmp_path / "script.py").write_text(UNCLOSED)
+    command = [sys.executable, str(tmp_path / "script.py"), str(folder)]
+    ended = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "(32, 8, 8, 3)\n", "")
 
 
 def test_the_set_is_never_in_memory_at_once(streamed, monkeypatch):
