@@ -70,7 +70,7 @@ def members(file: pathlib.Path, where: str) -> dict[str, Member]:
 
     Raises:
         InputError: no npz file, a single array, arrays that are pickled, encrypted, compressed by anything but
-            deflate, or that claim a size which the file cannot hold.
+            deflate, of one name, or that claim a size which the file cannot hold.
     """
     if not file.is_file():
         raise InputError(f"{where}: no regular file")
@@ -81,6 +81,9 @@ def members(file: pathlib.Path, where: str) -> dict[str, Member]:
             with zipfile.ZipFile(file) as archive:
                 entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
                 size = file.stat().st_size
+                names = [entry.filename for entry in entries]
+                if twice := next((name for name in names if names.count(name) > 1), None):
+                    raise InputError(f"{where}: array {twice.removesuffix('.npy')[:80]!r} is in it twice")
                 return {m.name: m for m in (_member(archive, stream, entry, size, file, where) for entry in entries)}
     except InputError:
         raise

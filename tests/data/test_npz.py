@@ -153,6 +153,13 @@ def archive(path, compression=zipfile.ZIP_STORED, **members):
     return path
 
 
+def twice(path):
+    """As a script that appends to an archive leaves it; NumPy would take the later one."""
+    os.replace(one_file(path.parent), path)
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("y_train.npy", header((9,)) + bytes(9))
+
+
 def encrypted(path):
     """As a zip program with a password would mark its members."""
     content = bytearray(one_file(path.parent).read_bytes())
@@ -183,6 +190,7 @@ def claiming(path, size):
         (lambda p: claiming(p, 2**32), "claims 4294967294 bytes, more than the file's .* can hold"),
         (lambda p: archive(p, zipfile.ZIP_LZMA, x_train=header((9,)) + bytes(9)), "compressed by zip's method 14"),
         (encrypted, "encrypted"),
+        (twice, "array 'y_train' is in it twice"),
         (lambda p: archive(p, x_train=b""), "not a readable npz"),
         (lambda p: archive(p, x_train=header((9,)).replace(b"shape", b"sh)pe") + bytes(9)), "not a readable npz"),
         (lambda p: archive(p, x_train=b"\x93NUMPY\x01\x00\x40\x00" + b"(" * 64), "not a readable npz"),

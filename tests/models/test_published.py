@@ -28,7 +28,7 @@ def test_without_a_file_the_error_says_where_it_is():
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="trades_wrn_34_10"):
         models.load_teacher("trades_wrn_34")
-    with pytest.raises(InputError, match="^num_classes is no option of teacher trades_mnist: its file decides"):
+    with pytest.raises(InputError, match=r"^num_classes is no option of teacher trades_mnist: its file decides"):
         models.load_teacher("trades_mnist", "none.pt", num_classes=3)
 
 

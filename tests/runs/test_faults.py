@@ -146,7 +146,9 @@ def test_where_the_best_checkpoint_is_damaged_the_next_best_is_scored_and_said(t
     report = runs.finish(made, tmp_path, Display(live=False))
     assert [row["checkpoint"] for row in report["results"]] == ["best", "last"]
     assert any("(best): checkpoint 8" in line and "the next best, 12" in line for line in report["warnings"])
-    assert cli_evaluate.main(["evaluate", f"--workdir={tmp_path}", "--protocol=clean", f"--out={tmp_path / 'out'}"]) == 0
+    assert (
+        cli_evaluate.main(["evaluate", f"--workdir={tmp_path}", "--protocol=clean", f"--out={tmp_path / 'out'}"]) == 0
+    )
     assert "the next best, 12" in (tmp_path / "out" / "report.json").read_text()
 
 
