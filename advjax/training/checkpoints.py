@@ -83,6 +83,8 @@ class Checkpoints:
         self._index: dict[str, dict[str, Any]] = hosts.by_first(
             lambda: read_json(place.parent, INDEX) if place.exists() else {}
         )
+        if not all(isinstance(entry, dict) for entry in self._index.values()):
+            raise InputError(f"{place} is damaged: it does not hold a group of fields for every checkpoint")
 
     @property
     def all(self) -> list[int]:

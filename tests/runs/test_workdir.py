@@ -58,6 +58,14 @@ def test_a_config_that_says_what_cannot_be(copy, change, expected):
     assert "\n" not in str(error.value)
 
 
+def test_an_index_of_checkpoints_that_says_nothing_of_them(copy):
+    index = json.loads((copy / "checkpoints.json").read_text())
+    for entry in (1, None):
+        (copy / "checkpoints.json").write_text(json.dumps(dict.fromkeys(index, entry)))
+        with pytest.raises(InputError, match=r"checkpoints\.json is damaged: it does not hold a group of fields"):
+            advjax.load_run(copy)
+
+
 def test_what_a_folder_lacks(copy, tmp_path):
     with pytest.raises(InputError, match=r"nowhere is not the folder of a run: it has no config\.json"):
         advjax.load_run(tmp_path / "nowhere")
