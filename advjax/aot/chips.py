@@ -92,6 +92,8 @@ def prepare() -> None:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # or a second process ends at libtpu's lock
     jax.config.update("jax_platforms", "cpu")
+    # A program for a device that is not there can be kept, but not be read again.
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def devices(target: str) -> list[jax.Device]:
