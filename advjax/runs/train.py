@@ -96,6 +96,8 @@ def train(
     config, rollbacks = experiment.config, 0
     every = config.checkpoint.every * experiment.steps_per_epoch
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, every)
+    if strays := checkpoints.strays:
+        display.line(f"ignored in {workdir / 'checkpoints'}, since they are no checkpoints: {', '.join(strays)[:200]}")
     try:
         while True:
             point = _resume(experiment, checkpoints, workdir, display)

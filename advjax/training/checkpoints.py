@@ -92,6 +92,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     @property
+    def strays(self) -> list[str]:
+        """Names in the folder that are no checkpoints and none being written: somebody else's, which are left alone."""
+        names = {path.name for path in self._folder.iterdir() if ".orbax-checkpoint-tmp" not in path.name}
+        return sorted(names - {str(number) for number in self.all})
+
+    @property
     def last(self) -> int | None:
         """Number of the last checkpoint; None if there is none."""
         return self._manager.latest_step()

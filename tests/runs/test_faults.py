@@ -100,6 +100,16 @@ def test_stopped_within_an_epoch_it_ends_in_the_same_parameters_and_metrics(whol
     assert comparable(tmp_path) == comparable(whole[0])
 
 
+def test_what_is_no_checkpoint_is_left_alone_with_a_line(whole, tmp_path, capsys):
+    with pytest.raises(Stopped):
+        trained(tmp_path, interrupts=Watcher(2))
+    (tmp_path / "checkpoints" / "notes.txt").write_text("mine")
+    (tmp_path / "checkpoints" / "old").mkdir()
+    assert trained(tmp_path) == whole[1]
+    assert "since they are no checkpoints: notes.txt, old\n" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints" / "notes.txt").read_text() == "mine"
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_path, capsys):
     trained(tmp_path)
     files = [path for path in (tmp_path / "checkpoints" / "12").rglob("*") if path.is_file()]
@@ -300,6 +310,14 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_saved(whole, disk, c
     assert content(run / "checkpoints" / "3") == before
     (disk / "ballast").unlink()
     assert trained(run) == whole[1] and comparable(run) == comparable(whole[0])
+
+
+def test_too_little_space_is_refused_before_a_folder_is_made(disk):
+    made = config()
+    made.network.width = 32
+    with pytest.raises(InputError, match=r"^workdir .*run is on a disk with 0\.00 GB left, checkpoints need 0\.01 GB"):
+        runs.finish(made, disk / "run")
+    assert not list(disk.iterdir())
 
 
 def test_a_lost_folder_or_a_read_only_disk_is_one_line(whole, disk, capsys):
