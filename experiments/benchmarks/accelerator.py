@@ -9,14 +9,17 @@ seconds per CIFAR-10 epoch (50,000 images), the share of the peak, memory. The p
 product of the same precision (float32: as JAX multiplies by default, TF32 on NVIDIA), measured first in the same run.
 Model arithmetic is counted from the shapes (`experiments.benchmarks.passes.flops`): one forward in evaluation mode,
 times 2K + 3. Memory is what XLA plans for the step, and the allocator's peak since the start, where the device says it.
-`--trace` also writes a profiler trace of three steps per row, to be opened in Perfetto, XProf or TensorBoard. `--toy`
-runs everything on a tiny network in less than a minute on a CPU.
+`--trace` also writes a profiler trace of three steps per row, to be opened in Perfetto, XProf or TensorBoard, and on a
+GPU a second table: the milliseconds of a step by kernel, longest first. `--toy` runs everything on a tiny network in less
+than a minute on a CPU.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +42,7 @@ flags.DEFINE_bool("toy", False, "a tiny network, small batches, small products")
 
 EPOCH = 50_000
 PRODUCTS = 16
+TRACED, LONGEST = 3, 60  # steps in a trace; kernels in its table
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -63,7 +67,22 @@ def matmul_peak(precision: str, sizes: tuple[int, ...]) -> tuple[float, int]:
     return best
 
 
-def _row(name: str, precision: str, batch: int, peak: float) -> dict[str, float]:
+def kernels(folder: pathlib.Path) -> dict[str, float]:
+    """Kernel, without its number -> milliseconds in a trace, longest first; empty where no device wrote one (CPU)."""
+    times: dict[str, float] = collections.Counter()
+    for file in folder.rglob("*.xplane.pb"):
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            if not plane.name.startswith("/device:"):
+                continue
+            # A GPU's streams; beside them lie lines of the same time summed up by operation and module.
+            for line in (line for line in plane.lines if line.name.startswith("Stream")):
+                for event in line.events:
+                    times[re.sub(r"[._]\d+$", "", event.name)] += event.duration_ns / 1e6
+    return dict(sorted(times.items(), key=lambda pair: -pair[1]))
+
+
+def _row(name: str, precision: str, batch: int, peak: float) -> tuple[dict[str, float], dict[str, float]]:
+    """-> the table's row, and milliseconds of a step by kernel."""
     run = steps.experiment(
         "pgd_at",
         network=name,
@@ -80,11 +99,14 @@ def _row(name: str, precision: str, batch: int, peak: float) -> dict[str, float]
     plan = step.compile().memory_analysis()
     times = common.measure({"step": step}, FLAGS.repeats)["step"]
     statistics = run.devices[0].memory_stats() or {}
+    by_kernel: dict[str, float] = {}
     if FLAGS.trace:
-        with jax.profiler.trace(str(pathlib.Path(FLAGS.out) / f"trace-{name}-{precision}-{batch}")):
-            jax.block_until_ready([step() for _ in range(3)])
+        folder = pathlib.Path(FLAGS.out) / f"trace-{name}-{precision}-{batch}"
+        with jax.profiler.trace(str(folder)):
+            jax.block_until_ready([step() for _ in range(TRACED)])
+        by_kernel = {kernel: time / TRACED for kernel, time in kernels(folder).items()}
     seconds, rate = times["median"], forward * (2 * FLAGS.steps + 3) / times["median"]
-    return {
+    row = {
         **common.seconds(times),
         "images/s": batch / seconds,
         "s per epoch": seconds * EPOCH / batch,
@@ -94,6 +116,7 @@ def _row(name: str, precision: str, batch: int, peak: float) -> dict[str, float]
         "arguments MiB": plan.argument_size_in_bytes / 2**20,
         "peak MiB": statistics.get("peak_bytes_in_use", 0) / 2**20,
     }
+    return row, by_kernel
 
 
 def main() -> None:
@@ -114,11 +137,15 @@ def main() -> None:
             for batch in map(int, FLAGS.batches):
                 place = {"network": name, "precision": precision, "batch": batch}
                 try:
-                    row = _row(name, precision, batch, peaks[precision])
+                    row, by_kernel = _row(name, precision, batch, peaks[precision])
                 except jax.errors.JaxRuntimeError as error:  # out of memory; smaller ones may still fit
                     report.add("Failed", **place, error=str(error).splitlines()[0])
                     continue
                 report.add("Steps", **place, **row)
+                shown = list(by_kernel.items())[:LONGEST]
+                rest = sum(by_kernel.values()) - sum(time for _, time in shown)
+                for kernel, time in [*shown, *([("the others", rest)] if rest else [])]:
+                    report.add("Kernels", **place, kernel=kernel, ms=time)
 
 
 if __name__ == "__main__":

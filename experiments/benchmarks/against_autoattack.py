@@ -70,7 +70,7 @@ def theirs(x: np.ndarray, y: np.ndarray) -> Attack:
 
     def run(stage: str, rows: np.ndarray) -> np.ndarray:
         suite.attacks_to_run = [STAGES[stage]]
-        x_adv = suite.run_standard_evaluation(images[rows], labels[rows], bs=250)
+        x_adv = suite.run_standard_evaluation(images[rows], labels[rows], bs=250 if device == "cpu" else 1000)
         with torch.no_grad():
             return rows[(net(x_adv).argmax(1) == labels[rows]).cpu().numpy()]
 
