@@ -184,7 +184,7 @@ def autoattack(
             an unknown version, a `logits_fn` that is no JAX function of batches of any size, a record of a different
             evaluation or network.
     """
-    if version not in VERSIONS:
+    if not isinstance(version, str) or version not in VERSIONS:
         raise unknown("version (of AutoAttack)", version, VERSIONS)
     if version == "plus" and str(norm).lower().replace("_", "") in ("l1", "1"):
         raise InputError("version 'plus' is defined for linf and l2 only")

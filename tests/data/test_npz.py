@@ -194,9 +194,18 @@ def claiming(path, size):
         (encrypted, "encrypted"),
         (twice, "array 'y_train' is in it twice"),
         (lambda p: archive(p, x_train=b""), "array 'x_train' has no header that NumPy reads"),
-        (lambda p: archive(p, x_train=header((9,)).replace(b"shape", b"sh)pe") + bytes(9)), "array 'x_train' has no header that NumPy reads"),
-        (lambda p: archive(p, x_train=b"\x93NUMPY\x01\x00\x40\x00" + b"(" * 64), "array 'x_train' has no header that NumPy reads"),
-        (lambda p: archive(p, x_train=b"\x93NUMPY\x07\x00" + bytes(99)), "array 'x_train' has no header that NumPy reads"),
+        (
+            lambda p: archive(p, x_train=header((9,)).replace(b"shape", b"sh)pe") + bytes(9)),
+            "array 'x_train' has no header that NumPy reads",
+        ),
+        (
+            lambda p: archive(p, x_train=b"\x93NUMPY\x01\x00\x40\x00" + b"(" * 64),
+            "array 'x_train' has no header that NumPy reads",
+        ),
+        (
+            lambda p: archive(p, x_train=b"\x93NUMPY\x07\x00" + bytes(99)),
+            "array 'x_train' has no header that NumPy reads",
+        ),
         (lambda p: os.mkfifo(p), "neither a file nor a directory"),
     ],
 )
@@ -214,7 +223,9 @@ def test_headers_of_every_version(tmp_path):
         np.lib.format.write_array(stream, images(), version)
     last = header((6,)) + bytes(labels())
     for stream in content:
-        path = archive(tmp_path / "all.npz", x_train=stream.getvalue(), y_train=last, x_test=stream.getvalue(), y_test=last)
+        path = archive(
+            tmp_path / "all.npz", x_train=stream.getvalue(), y_train=last, x_test=stream.getvalue(), y_test=last
+        )
         assert load("npz", path).image_shape == (4, 5, 3)
 
 
