@@ -120,6 +120,17 @@ def test_an_index_of_checkpoints_that_says_nothing_of_them(copy):
         (copy / "checkpoints.json").write_text(json.dumps(dict.fromkeys(index, entry)))
         with pytest.raises(InputError, match=r"checkpoints\.json is damaged: it does not hold a group of fields"):
             advjax.load_run(copy)
+    for field, value in (
+        ("sha256", []),
+        ("score", "x"),
+        ("score", float("nan")),
+        ("rollbacks", "x"),
+        ("totals", {"a": 1}),
+    ):
+        number = max(index)
+        (copy / "checkpoints.json").write_text(json.dumps({**index, number: {**index[number], field: value}}))
+        with pytest.raises(InputError, match=rf"checkpoints\.json is damaged: {field} of checkpoint {number} is"):
+            advjax.load_run(copy)
 
 
 def test_what_a_folder_lacks(copy, tmp_path):
