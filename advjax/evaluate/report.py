@@ -195,6 +195,8 @@ _OF_RESULT = {
     "flags": list,
     "params": dict,
 }
+# Reports of other versions may lack some of the others.
+_NEVER_ABSENT = ("networks", "results", "warnings", "network", "checkpoint", "attack", "accuracy")
 
 
 def check_report(report: Mapping[str, Any], where: str) -> None:
@@ -210,7 +212,8 @@ def check_report(report: Mapping[str, Any], where: str) -> None:
             raise InputError(f"{where} is damaged: {inside or 'it'} is {shown(holder)}, not a group of fields")
         for name, kind in kinds.items():
             value = holder.get(name)
-            if not isinstance(value, kind) or isinstance(value, bool):
+            lacks = name not in holder and name not in _NEVER_ABSENT
+            if not lacks and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise InputError(f"{where} is damaged: {inside}{'.' * bool(inside)}{name} is {shown(value)}")
 
     check(report, _OF_REPORT, "")
@@ -223,7 +226,7 @@ def check_report(report: Mapping[str, Any], where: str) -> None:
         check(row, _OF_RESULT, place)
         if not 0 <= row["accuracy"] <= 1:
             raise InputError(f"{where} is damaged: {place}.accuracy is {shown(row['accuracy'])}; allowed: 0 to 1")
-    texts = [*report["warnings"], *(flag for row in report["results"] for flag in row["flags"])]
+    texts = [*report["warnings"], *(flag for row in report["results"] for flag in row.get("flags", ()))]
     if odd := [text for text in texts if not isinstance(text, str)]:
         raise InputError(f"{where} is damaged: a warning or flag is {shown(odd[0])}")
 
