@@ -317,4 +317,4 @@ def is_of(report: Mapping[str, Any] | None, config: Config) -> bool:
 
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:
     """Whether the folder holds the report of exactly this config."""
-    return is_of(read_report(workdir), config)
+    return is_of(read_json(workdir, "report.json") if is_there(workdir / "report.json") else None, config)
