@@ -20,9 +20,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from advjax import compiling, hosts
-from advjax.errors import InputError, unknown
+from advjax.errors import InputError, shown, unknown
 
 AXIS = "devices"
+MOST_ROWS = 1_000_000  # of a batch of images that are evaluated
 
 
 def local_devices(count: int = 0) -> list[jax.Device]:
@@ -266,10 +267,12 @@ class Devices:
         which a TPU's lanes, 128 of them, divide.
 
         Raises:
-            InputError: it is no whole number, or negative.
+            InputError: it is no whole number, negative, or beyond `MOST_ROWS`.
         """
         if isinstance(asked, bool) or not isinstance(asked, numbers.Integral) or asked < 0:
             raise InputError(f"batch_size must be at least 1, or 0 for what suits the machine; it is {asked!r}")
+        if asked > MOST_ROWS:
+            raise InputError(f"batch_size must be at most {MOST_ROWS:,}, it is {shown(asked)}")
         return int(asked) or (128 if self.devices[0].platform == "cpu" else 512) * len(self)
 
     def round_up(self, rows: int) -> int:

@@ -308,7 +308,7 @@ def apgd(
     problem = prepare(logits_fn, key, x, y, norm, eps)
     if callable(objective):
         check_target(objective, problem.y, len(problem.x), problem.num_classes)
-    elif objective not in LOSSES:
+    elif not isinstance(objective, str) or objective not in LOSSES:
         raise unknown("objective (of APGD)", objective, LOSSES)
     elif objective.endswith("targeted") and target is None:
         raise InputError(f"the objective {objective!r} needs target, one class per image")

@@ -184,7 +184,7 @@ def autoattack(
             an unknown version, a `logits_fn` that is no JAX function of batches of any size, a record of a different
             evaluation or network.
     """
-    if version not in VERSIONS:
+    if not isinstance(version, str) or version not in VERSIONS:
         raise unknown("version (of AutoAttack)", version, VERSIONS)
     if version == "plus" and str(norm).lower().replace("_", "") in ("l1", "1"):
         raise InputError("version 'plus' is defined for linf and l2 only")
@@ -246,7 +246,18 @@ def cascade(
         raise InputError("targets 'malt' is for networks that are not stochastic")
     if search_dtype is not None:
         check_choice(search_dtype, "search_dtype", ("bfloat16", "float16", "float32"))
-    if isinstance(attacks, str) or not attacks or not all(isinstance(each, (str, Stage)) for each in attacks):
+    if not (devices is None or (isinstance(devices, Sequence) and all(isinstance(d, jax.Device) for d in devices))):
+        raise InputError(f"devices must be devices such as jax.devices(), they are {shown(devices)}")
+    if not (progress is None or callable(progress)):
+        raise InputError(f"progress must be a function, it is {shown(progress)}")
+    if not (record_path is None or isinstance(record_path, (str, os.PathLike))):
+        raise InputError(f"record_path must be a path, it is {shown(record_path)}")
+    if (
+        not isinstance(attacks, Sequence)
+        or isinstance(attacks, str)
+        or not attacks
+        or not all(isinstance(each, (str, Stage)) for each in attacks)
+    ):
         raise InputError(f"attacks must be one or more names or Stages, such as ('apgd_ce',), they are {attacks!r}")
     stages = [stage(a, norm, num_classes) if isinstance(a, str) else a for a in attacks]
     if len({each.name for each in stages}) < len(stages):

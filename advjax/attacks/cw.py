@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -185,12 +184,9 @@ def cw_l2(
     problem = prepare(logits_fn, key, x, y, norm, radius)
     check_count(steps, "steps", 1)
     check_count(rounds, "rounds", 1)
-    for name, value, least in (
-        ("learning_rate", learning_rate, 0),
-        ("first_c", first_c, 0),
-        ("confidence", confidence, -math.inf),
-    ):
-        check_range(number(value, name), name, least)
-    attack = CWL2(steps, rounds, learning_rate, first_c, confidence)
+    learning_rate, first_c = number(learning_rate, "learning_rate"), number(first_c, "first_c")
+    check_range(learning_rate, "learning_rate")
+    check_range(first_c, "first_c")
+    attack = CWL2(steps, rounds, learning_rate, first_c, number(confidence, "confidence"))
     state = run_alone(attack, problem, key, non_finite=non_finite)
     return CWResult(state.x_adv, state.success & (state.distance <= problem.eps), state.distance)

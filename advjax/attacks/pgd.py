@@ -221,8 +221,8 @@ def pgd(
     check_flag(freeze, "freeze")
     check_flag(targeted, "targeted")
     if decay is not None:
-        check_range(number(decay, "decay"), "decay")
-        decay = float(decay)
+        decay = number(decay, "decay")
+        check_range(decay, "decay")
     num_classes = count_classes(logits_fn, x.shape[1:])
     check_target(objective, y, len(x), num_classes)
     ids = default_ids(ids, len(x))

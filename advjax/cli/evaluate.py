@@ -81,8 +81,9 @@ def _run(argv: list[str]) -> None:
         raise InputError(f"exactly one of --workdir, --weights and --function must be given, not {sources or 'none'}")
     if options.examples < 0:
         raise InputError(f"--examples must be at least 0 (0: all), it is {options.examples}")
-    if options.batch_size < 0:
-        raise InputError(f"--batch_size must be at least 0 (0: what suits the machine), it is {options.batch_size}")
+    if not 0 <= options.batch_size <= parallel.MOST_ROWS:
+        allowed = f"between 0 (what suits the machine) and {parallel.MOST_ROWS:,}"
+        raise InputError(f"--batch_size must be {allowed}, it is {shown(options.batch_size)}")
     if not options.out:
         raise InputError("--out is missing: --out=FOLDER")
     check_place(options.out, "--out")

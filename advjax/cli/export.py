@@ -23,7 +23,7 @@ from advjax.errors import InputError, unknown
 from advjax.evaluate import params_sha256
 from advjax.files import read_json, write_atomically
 from advjax.models import ImageClassifier, describe, save_torch
-from advjax.runs.workdir import check_place, load_run, unfinished
+from advjax.runs.workdir import check_place, load_run, read_data, read_report, unfinished
 from advjax.version import __version__
 
 FORMATS = {"torch": "weights.pt", "safetensors": "weights.safetensors", "orbax": "weights"}
@@ -100,8 +100,7 @@ def export(
         InputError: no such run, network or checkpoint; PyTorch is absent; the folder cannot be written.
     """
     module, variables = load_run(workdir, network, checkpoint)
-    config, data = read_json(workdir, "config.json"), read_json(workdir, "data.json")
-    report = read_json(workdir, "report.json") if (workdir / "report.json").exists() else None
+    config, data, report = read_json(workdir, "config.json"), read_data(workdir), read_report(workdir)
     folder = out or workdir / "export" / format
     definition = torch_definition(module, tuple(data["image_shape"]), format, sub_block1) if format != "orbax" else ""
     try:

@@ -14,10 +14,9 @@ import sys
 
 from advjax import cli, evaluate, models
 from advjax.errors import InputError
-from advjax.files import read_json
 from advjax.runs import build, compilation_cache, pages
 from advjax.runs.evaluate import collect_exhibits
-from advjax.runs.workdir import check_place, load_run, read_config
+from advjax.runs.workdir import check_place, load_run, need_report, read_config
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +32,7 @@ def _run(argv: list[str]) -> None:
         raise InputError("--workdir is missing: --workdir=FOLDER")
     check_place(options.workdir, "--workdir")
     folder, display = pathlib.Path(options.workdir), cli.display(options.quiet, options.json)
-    report = read_json(folder, "report.json")
+    report = need_report(folder)
     if (folder / "config.json").exists():
         try:
             _complete(folder, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import tokenize
 import zipfile
 from typing import NamedTuple
 
@@ -14,6 +15,11 @@ from advjax.errors import InputError
 
 # Deflate cannot make more than 1,032 bytes of one.
 _MOST_DEFLATED = 1040
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class Member(NamedTuple):
@@ -111,9 +117,13 @@ def _member(archive, stream, entry: zipfile.ZipInfo, size: int, file: pathlib.Pa
     if entry.compress_size > size or entry.file_size > most:
         raise InputError(f"{array} claims {entry.file_size} bytes, more than the file's {size} can hold")
     with archive.open(entry) as data:
-        version = np.lib.format.read_magic(data)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = readers[version](data)
+        try:
+            # What 3.0 adds to 2.0, names of fields beyond Latin 1, no array of plain numbers has.
+            reader = _HEADERS[np.lib.format.read_magic(data)]
+            shape, fortran, dtype = reader(data)
+        # NumPy's reader of headers evaluates text, which fails in any way; zipfile's errors keep their own line.
+        except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError):
+            raise InputError(f"{array} has no header that NumPy reads; allowed: .npy format 1.0, 2.0 or 3.0") from None
         header = data.tell()
     if dtype.hasobject:
         raise InputError(f"{array} holds pickled objects, which are not loaded; allowed: plain arrays")

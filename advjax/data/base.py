@@ -83,7 +83,7 @@ def check_images(image: np.ndarray, where: str) -> np.ndarray:
         )
     if image.size == 0:
         raise InputError(f"{where}: no images (shape {image.shape}); at least one is needed")
-    if not np.issubdtype(image.dtype, np.integer):
+    if image.dtype.kind not in "iu":  # NumPy counts spans of time among the integers
         raise InputError(f"{where}: images are {image.dtype}; allowed: integers in [0, 255], best uint8")
     if image.dtype != np.uint8:
         low, high = image.min(), image.max()
@@ -110,7 +110,7 @@ def check_labels(label: np.ndarray, count: int, where: str, num_classes: int | N
         raise InputError(f"{where}: labels have the shape {label.shape}; allowed: [N] or [N, 1]")
     if len(label) != count:
         raise InputError(f"{where}: {count} images but {len(label)} labels; there must be one label per image")
-    if not np.issubdtype(label.dtype, np.integer):
+    if label.dtype.kind not in "iu":
         raise InputError(f"{where}: labels are {label.dtype}; allowed: integers from 0 on")
     low, high = int(label.min()), int(label.max())
     if low < 0 or (num_classes is not None and high >= num_classes) or high > np.iinfo(np.int32).max:

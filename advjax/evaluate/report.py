@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from advjax.errors import InputError, shown
 from advjax.evaluate.attack_dataset import Outcome
 from advjax.evaluate.corruptions import SEVERITIES
 from advjax.evaluate.figures import FIGURES, calibration_error, figures_of_merit, harmonic_mean
@@ -183,6 +184,51 @@ def assemble(
         **({"mean": mean_over_networks(results)} if peers else {}),
         "warnings": warnings(results) + list(doubts),
     }
+
+
+_NUMBER = (int, float)
+_OF_REPORT = {"method": str, "eps": _NUMBER, "norm": str, "networks": dict, "results": list, "warnings": list}
+_OF_RESULT = {
+    **dict.fromkeys(("network", "checkpoint", "protocol", "attack", "norm", "eps_text"), str),
+    **dict.fromkeys(("eps", "accuracy", "seconds"), _NUMBER),
+    **dict.fromkeys(("n", "forwards", "backwards"), int),
+    "flags": list,
+    "params": dict,
+}
+# Reports of other versions may lack some of the others.
+_NEVER_ABSENT = ("networks", "results", "warnings", "network", "checkpoint", "attack", "accuracy")
+
+
+def check_report(report: Mapping[str, Any], where: str) -> None:
+    """Raises `InputError` unless a report that was read from a file says what everything that shows it asks of it.
+
+    Args:
+        report: what was read.
+        where: what the message begins with.
+    """
+
+    def check(holder: Any, kinds: Mapping[str, Any], inside: str) -> None:
+        if not isinstance(holder, Mapping):
+            raise InputError(f"{where} is damaged: {inside or 'it'} is {shown(holder)}, not a group of fields")
+        for name, kind in kinds.items():
+            value = holder.get(name)
+            lacks = name not in holder and name not in _NEVER_ABSENT
+            if not lacks and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise InputError(f"{where} is damaged: {inside}{'.' * bool(inside)}{name} is {shown(value)}")
+
+    check(report, _OF_REPORT, "")
+    if not report["networks"]:
+        raise InputError(f"{where} is damaged: networks is empty")
+    for name, network in report["networks"].items():
+        check(network, {"architecture": str}, f"networks.{name}")
+    for number, row in enumerate(report["results"]):
+        place = f"results[{number}]"
+        check(row, _OF_RESULT, place)
+        if not 0 <= row["accuracy"] <= 1:
+            raise InputError(f"{where} is damaged: {place}.accuracy is {shown(row['accuracy'])}; allowed: 0 to 1")
+    texts = [*report["warnings"], *(flag for row in report["results"] for flag in row.get("flags", ()))]
+    if odd := [text for text in texts if not isinstance(text, str)]:
+        raise InputError(f"{where} is damaged: a warning or flag is {shown(odd[0])}")
 
 
 def markdown(

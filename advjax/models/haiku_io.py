@@ -84,7 +84,7 @@ def read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a foreign file can fail in any way
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        reason = f"it is cut short, damaged or of another kind ({type(error).__name__})"
         raise InputError(f"{path} cannot be read as a Haiku checkpoint: {reason}") from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -84,12 +85,15 @@ def _array(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
 
 
 def _read_safetensors(path: pathlib.Path) -> State:
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         found = load_file(path)
     except Exception as error:  # a foreign file can fail in any way
-        raise InputError(f"{path} is no readable safetensors file: {_one_line(error)}") from None
+        own = isinstance(error, (SafetensorError, OSError))
+        other = f"tensors of a type that is not read, or damaged; allowed: {', '.join(FLOATS)}"
+        raise InputError(f"{path} is no readable safetensors file: {_one_line(error) if own else other}") from None
     for name, value in found.items():
         if value.dtype.name not in (*FLOATS, *INTEGERS):
             raise InputError(f"{path}: tensor {shown(name)} is {value.dtype.name}; allowed: {', '.join(FLOATS)}")
@@ -119,7 +123,9 @@ def _read_torch(torch: Any, path: pathlib.Path) -> Any:
             raise InputError(f"{path} is refused and was not executed: {program}") from None
         _, marked, found = text.partition("WeightsUnpickler error:")
         reason = _one_line(found) if marked else _one_line(text.split(". ")[0])
-        reason = type(error).__name__ if "weights_only" in reason or not reason else reason
+        # PyTorch's and the system's own words; Python's on a look-up that failed (a bare "146") tell nothing.
+        if "weights_only" in reason or not isinstance(error, (RuntimeError, pickle.UnpicklingError, OSError)):
+            reason = f"it is cut short or damaged ({type(error).__name__})"
         raise InputError(f"{path} cannot be read as a PyTorch file: {reason}") from None
 
 
@@ -142,7 +148,7 @@ def _one_line(error: object) -> str:
 
 def _unwrap(path: pathlib.Path, content: Any, entry: str | None, tensor: type) -> Mapping[str, Any]:
     if entry is not None:
-        if not isinstance(content, Mapping) or entry not in content:
+        if not isinstance(content, Mapping) or not isinstance(entry, str) or entry not in content:
             raise unknown(f"entry of {path}", entry, map(shown, content) if isinstance(content, Mapping) else ())
         content = content[entry]
     seen = set()

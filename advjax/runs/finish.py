@@ -132,6 +132,8 @@ def prepare_teachers(
         InputError: a teacher is near chance, or another one than when this run began.
     """
     known = hosts.by_first(lambda: read_json(folder, TEACHERS) if (folder / TEACHERS).exists() else {})
+    if not all(isinstance(each, dict) and {"params_sha256", "source"} <= each.keys() for each in known.values()):
+        raise InputError(f"{folder / TEACHERS} is damaged: it does not say of every teacher what it was")
     ready: dict[str, Teacher] = {}
     for name, teacher in sorted(experiment.teachers.items(), key=lambda item: item[1].training is not None):
         if teacher.training is not None:

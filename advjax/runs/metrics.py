@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,8 +60,12 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-            whole = all(isinstance(record[name], (int, float)) for name in ("step", "seconds"))
-        except (ValueError, KeyError, TypeError):
+            counts = all(type(record[name]) is int and 0 <= record[name] < 2**63 for name in ("step", "epoch"))
+            numbers = all(isinstance(value, (int, float)) for value in record.values()) and [
+                *map(float, record.values())
+            ]
+            whole = counts and numbers and 0 <= record["seconds"] < math.inf
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             break
         if not whole:
             break

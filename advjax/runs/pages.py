@@ -19,12 +19,14 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from advjax.errors import InputError
 from advjax.evaluate.report import harmonic_mean, markdown
 from advjax.files import read_json, write_atomically, write_json
 from advjax.runs import exhibits, plots, schema, wording
 from advjax.runs.exhibits import Exhibits
 from advjax.runs.metrics import read_metrics
 from advjax.runs.plots import Panel
+from advjax.runs.workdir import read_data
 from advjax.training.checkpoints import best_of
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -91,6 +93,16 @@ def records_folder(folder: pathlib.Path, report: Mapping[str, Any]) -> pathlib.P
     return inside / "-".join(detailed(report)) if inside != folder else folder
 
 
+def _examples(path: pathlib.Path) -> list[dict[str, Any]]:
+    try:
+        examples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if all(isinstance(example, dict) and {"id", "clean", "attacks"} <= example.keys() for example in examples):
+            return examples
+    except (ValueError, RecursionError):
+        pass
+    raise InputError(f"{path} is damaged: it does not hold a group of fields for every image; remove it")
+
+
 def gather(folder: pathlib.Path, report: Mapping[str, Any]) -> Material:
     """What a folder has for the page of a report."""
     place = records_folder(folder, report)
@@ -98,14 +110,15 @@ def gather(folder: pathlib.Path, report: Mapping[str, Any]) -> Material:
     def known(name: str, where: pathlib.Path = folder) -> dict[str, Any]:
         return read_json(where, name) if (where / name).exists() else {}
 
+    data = read_data(folder) if (folder / "data.json").exists() else {}
     lines = place / f"examples-{report['results'][0].get('protocol')}.jsonl"
-    examples = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    examples = _examples(lines) if lines.exists() else []
     about = known(ABOUT, _evaluation(folder))
     if not about and (folder / "report.json").exists():  # of a run made before it was noted
         when = datetime.datetime.fromtimestamp((folder / "report.json").stat().st_mtime, datetime.UTC)
         about = {"finished": when.isoformat(timespec="seconds")}
     return Material(
-        report, known("config.json"), known("data.json"), read_metrics(folder / "metrics.jsonl"), examples,
+        report, known("config.json"), data, read_metrics(folder / "metrics.jsonl"), examples,
         exhibits.read(place), about, best_of(folder / "checkpoints"),
     )  # fmt: skip
 

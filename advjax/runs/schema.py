@@ -201,7 +201,7 @@ class EvaluationConfig(Group):
     """How the trained networks are scored."""
 
     protocol: str = field("quick", help="a named set of attacks, see --list")
-    batch_size: int = field(0, at_least(0), "images at a time; 0: what suits the machine")
+    batch_size: int = field(0, between(0, 1_000_000), "images at a time; 0: what suits the machine")
     examples: int = field(0, at_least(0), "the first n test images; 0: all")
     seed: int = field(0, SEED, "of the attacks")
     surrogate: str = field("", help="network that transfer attacks are crafted on: a teacher's name or a run's folder")

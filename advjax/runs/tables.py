@@ -16,6 +16,7 @@ from advjax.errors import InputError
 from advjax.evaluate.figures import FIGURES, harmonic_mean
 from advjax.files import read_json
 from advjax.runs.metrics import read_metrics
+from advjax.runs.workdir import need_report
 
 CONFIDENCE = 0.95
 MERITS = {name: head for name, head in FIGURES.items() if not name.endswith("_accuracy")}
@@ -47,7 +48,7 @@ def load(folder: str | os.PathLike[str], label: str | None = None) -> Entry:
         InputError: there is no report.
     """
     path = pathlib.Path(folder)
-    report = read_json(folder, "report.json")
+    report = need_report(path)
     seed = read_json(folder, "config.json").get("seed") if (path / "config.json").exists() else None
     records = read_metrics(path / "metrics.jsonl")
     seconds = records[-1]["seconds"] if records else None

@@ -17,7 +17,7 @@ import flax.linen as nn
 from advjax import models, remote
 from advjax.data import Dataset
 from advjax.errors import InputError, unknown
-from advjax.files import is_there, read_json
+from advjax.files import is_there
 from advjax.methods import Method
 from advjax.models import load_teacher
 from advjax.models.published import names as published
@@ -26,7 +26,7 @@ from advjax.runs import schema
 from advjax.runs.experiment import Experiment, Parts, Teacher
 from advjax.runs.networks import check_fits, create_network
 from advjax.runs.schema import SHARED, Config, TeacherConfig
-from advjax.runs.workdir import check_finished, load_run
+from advjax.runs.workdir import check_finished, load_run, read_data
 
 Build = Callable[[Mapping[str, Any], Parts], Experiment]
 
@@ -102,7 +102,7 @@ def from_run(
     """
     path = remote.local(path, field)
     try:
-        described = read_json(path, "data.json")
+        described = read_data(path)
         shape = tuple(described.get("image_shape", ()))
         _check_data(f"the run in {path}", described.get("num_classes"), shape, dataset)
         check_finished(path)

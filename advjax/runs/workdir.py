@@ -15,7 +15,8 @@ import numpy as np
 
 from advjax import remote
 from advjax.data import Split
-from advjax.errors import InputError, unknown
+from advjax.errors import InputError, shown, unknown
+from advjax.evaluate.report import check_report
 from advjax.files import is_there, read_json, write_atomically, write_json
 from advjax.methods import Method
 from advjax.models import check_variables
@@ -63,10 +64,9 @@ def epochs_done(workdir: pathlib.Path) -> int:
         steps = checkpoints.last or 0
     finally:
         checkpoints.close()
-    try:
-        return steps // -(-int(read_json(workdir, "data.json")["train"]) // read_config(workdir).batch_size)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise InputError(f"{workdir / 'data.json'} does not say how many images there are to train on") from None
+    if (train := read_data(workdir).get("train", 0)) < 1:
+        raise InputError(f"{workdir / 'data.json'} does not say how many images there are to train on")
+    return steps // -(-train // read_config(workdir).batch_size)
 
 
 def unfinished(workdir: pathlib.Path) -> str:
@@ -127,15 +127,12 @@ def load_whole(workdir: str | os.PathLike[str], network: str | None = None, chec
 
 
 def _load(workdir: pathlib.Path, network: str | None, checkpoint: str, *, others: bool) -> Loaded:
-    config, described = read_config(workdir), read_json(workdir, "data.json")
+    config, described = read_config(workdir), read_data(workdir)
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS, "checkpoint")
     method = create_method(config)
     network = choose(method, network, workdir)
-    try:
-        classes, image_shape = int(described["num_classes"]), tuple(map(int, described["image_shape"]))
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{pathlib.Path(workdir) / 'data.json'} does not say num_classes and image_shape") from None
+    classes, image_shape = described["num_classes"], tuple(described["image_shape"])
     module = create_modules(config, method, classes)[network]
     checkpoints, damaged = open_checkpoints(workdir), None
     try:
@@ -235,7 +232,7 @@ def prepare(workdir: pathlib.Path, experiment: Experiment) -> None:
 
 def _check_data(workdir: pathlib.Path, now: dict[str, Any]) -> None:
     """Raises `InputError` if the run began on other images or labels."""
-    before = read_json(workdir, "data.json").get("sha256", now["sha256"])
+    before = read_data(workdir).get("sha256", now["sha256"])
     for part in {**before, **now["sha256"]}:
         if before.get(part) != now["sha256"].get(part):
             field = "data.extra.path" if part == "extra" else "data.path"
@@ -274,8 +271,43 @@ def sha256_of(split: Split) -> str:
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """What `report.json` in a folder says; None if there is none."""
-    return read_json(workdir, "report.json") if is_there(workdir / "report.json") else None
+    """What `report.json` in a folder says; None if there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return need_report(workdir) if is_there(workdir / "report.json") else None
+
+
+def need_report(workdir: pathlib.Path) -> dict[str, Any]:
+    """What `report.json` in a folder says.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    report = read_json(workdir, "report.json")
+    check_report(report, str(workdir / "report.json"))
+    return report
+
+
+_OF_DATA = {"name": str, "train": int, "validation": int, "test": int, "sha256": dict, "validation_index": list}
+
+
+def read_data(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `data.json` in a run's folder says, at least num_classes and image_shape.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    described, path = read_json(workdir, "data.json"), pathlib.Path(workdir) / "data.json"
+    shape = described.get("image_shape")
+    sizes = [described.get("num_classes"), *(shape if isinstance(shape, list) else ())]
+    if len(sizes) != 4 or not all(type(size) is int and 1 <= size < 2**31 for size in sizes):
+        raise InputError(f"{path} does not say num_classes and image_shape")
+    for name, kind in _OF_DATA.items():
+        if not isinstance(described.get(name, kind()), kind):
+            raise InputError(f"{path} is damaged: {name} is {shown(described[name])}")
+    return described
 
 
 def is_of(report: Mapping[str, Any] | None, config: Config) -> bool:
@@ -285,4 +317,4 @@ def is_of(report: Mapping[str, Any] | None, config: Config) -> bool:
 
 def is_finished(workdir: pathlib.Path, config: Config) -> bool:
     """Whether the folder holds the report of exactly this config."""
-    return is_of(read_report(workdir), config)
+    return is_of(read_json(workdir, "report.json") if is_there(workdir / "report.json") else None, config)

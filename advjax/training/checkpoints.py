@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import re
@@ -21,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from advjax import hosts
-from advjax.errors import InputError
+from advjax.errors import InputError, shown
 from advjax.files import read_json, write_json
 
 SCORE = "score"
@@ -72,6 +73,7 @@ class Checkpoints:
             best_mode="max",
         )
         self._folder = directory.resolve()
+        self._index = hosts.by_first(lambda: _read_index(self._folder.parent))
         hosts.by_first(lambda: _mend_scores(self._folder))
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -79,12 +81,6 @@ class Checkpoints:
             raise
         except Exception as error:  # a damaged file can fail in any way
             raise Damaged(f"{self._folder} cannot be opened ({type(error).__name__}: {error})"[:400]) from error
-        place = self._folder.parent / INDEX
-        self._index: dict[str, dict[str, Any]] = hosts.by_first(
-            lambda: read_json(place.parent, INDEX) if place.exists() else {}
-        )
-        if not all(isinstance(entry, dict) for entry in self._index.values()):
-            raise InputError(f"{place} is damaged: it does not hold a group of fields for every checkpoint")
 
     @property
     def all(self) -> list[int]:
@@ -219,6 +215,29 @@ class Checkpoints:
             number = int(found[1]) if found else errno.EIO
             said = os.strerror(number) if found else " ".join(str(error).split())[:200]
             raise OSError(number, said, str(self._folder)) from error
+
+
+def _read_index(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Number -> what was noted with a checkpoint: its hash, its score, what the training wants to find again."""
+    place = folder / INDEX
+    index = read_json(folder, INDEX) if place.exists() else {}
+    for number, entry in index.items():
+        if not isinstance(entry, dict):
+            raise InputError(f"{place} is damaged: it does not hold a group of fields for every checkpoint")
+        score, rollbacks, totals = entry.get(SCORE, 0.0), entry.get("rollbacks", 0), entry.get("totals") or {}
+        sound = {
+            "sha256": isinstance(entry.get("sha256", ""), str),
+            SCORE: isinstance(score, (int, float)) and math.isfinite(score),
+            "rollbacks": type(rollbacks) is int and rollbacks >= 0,
+            "totals": isinstance(totals, dict) and all(map(_is_pair, totals.values())),
+        }
+        if wrong := [name for name, is_so in sound.items() if not is_so]:
+            raise InputError(f"{place} is damaged: {wrong[0]} of checkpoint {number} is {shown(entry[wrong[0]])}")
+    return index
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, (int, float)) for each in value)
 
 
 def best_of(directory: pathlib.Path) -> int | None:

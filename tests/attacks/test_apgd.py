@@ -282,6 +282,8 @@ def test_objectives_that_are_refused():
         apgd(f, KEY, x, y, norm="linf", eps=0.1, objective="dlr_targeted")
     with pytest.raises(InputError, match=r"objective \(of APGD\).*dlr"):
         apgd(f, KEY, x, y, norm="linf", eps=0.1, objective="drl")
+    with pytest.raises(InputError, match=r"unknown objective \(of APGD\) \['ce'\]"):
+        apgd(f, KEY, x, y, norm="linf", eps=0.1, objective=["ce"])
     with pytest.raises(InputError, match="one value per example"):
         apgd(f, KEY, x, y, norm="linf", eps=0.1, objective=lambda logits, y: jnp.mean(logits))
 

@@ -352,6 +352,11 @@ def nan_network(x):
         ({"logits_fn": lambda x: F(x.reshape(64, *toy.SHAPE))}, "batches of any size; with 3 of them it fails"),
         ({"logits_fn": lambda x: np.sin(np.asarray(x)).sum((1, 2))}, "logits_fn must be a JAX function"),
         ({"logits_fn": F(X)}, "logits_fn must be a function of images"),
+        ({"batch_size": 2**40}, "batch_size must be at most 1,000,000"),
+        ({"devices": "cpu"}, "devices must be devices"),
+        ({"progress": 3}, "progress must be a function, it is 3"),
+        ({"record_path": 3}, "record_path must be a path, it is 3"),
+        ({"attacks": 3}, "attacks must be one or more names"),
     ],
 )
 def test_bad_input(change, message):

@@ -35,6 +35,10 @@ def test_distance_to_a_linear_boundary():
     )
     np.testing.assert_array_equal(within.x_adv, result.x_adv)
     np.testing.assert_array_equal(within.success, result.distance <= jnp.median(result.distance))
+    fractions = cw_l2(f, KEY, x, y, steps=2, rounds=1, learning_rate="2/100", first_c=jnp.bfloat16(0.5))
+    np.testing.assert_array_equal(
+        fractions.x_adv, cw_l2(f, KEY, x, y, steps=2, rounds=1, learning_rate=0.02, first_c=0.5).x_adv
+    )
     with pytest.raises(InputError, match="norm must be l2"):
         cw_l2(f, KEY, x, y, norm="linf")
 

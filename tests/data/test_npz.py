@@ -77,6 +77,8 @@ def test_wide_integers_become_uint8(tmp_path):
         ({"y_train": labels(5)}, "6 images but 5 labels"),
         ({"y_train": labels().astype(np.float32)}, "labels are float32"),
         ({"y_train": labels().astype(int) - 1}, r"labels run from -1 to 1"),
+        ({"y_train": labels().astype("m8[s]")}, "labels are timedelta64"),
+        ({"x_train": images().astype("m8[s]")}, "images are timedelta64"),
         ({"y_train": np.eye(6, dtype=int)}, r"labels have the shape \(6, 6\)"),
         ({"y_test": np.array([0, 1, 3])}, r"\(test\): labels run from 0 to 3; allowed: 0\.\.2 \(3 classes\)"),
         ({"y_train": np.array([0, 1, 2, 0, 1, 255])}, r"training labels reach 255.*data\.num_classes"),
@@ -191,10 +193,19 @@ def claiming(path, size):
         (lambda p: archive(p, zipfile.ZIP_LZMA, x_train=header((9,)) + bytes(9)), "compressed by zip's method 14"),
         (encrypted, "encrypted"),
         (twice, "array 'y_train' is in it twice"),
-        (lambda p: archive(p, x_train=b""), "not a readable npz"),
-        (lambda p: archive(p, x_train=header((9,)).replace(b"shape", b"sh)pe") + bytes(9)), "not a readable npz"),
-        (lambda p: archive(p, x_train=b"\x93NUMPY\x01\x00\x40\x00" + b"(" * 64), "not a readable npz"),
-        (lambda p: archive(p, x_train=b"\x93NUMPY\x07\x00" + bytes(99)), "not a readable npz"),
+        (lambda p: archive(p, x_train=b""), "array 'x_train' has no header that NumPy reads"),
+        (
+            lambda p: archive(p, x_train=header((9,)).replace(b"shape", b"sh)pe") + bytes(9)),
+            "array 'x_train' has no header that NumPy reads",
+        ),
+        (
+            lambda p: archive(p, x_train=b"\x93NUMPY\x01\x00\x40\x00" + b"(" * 64),
+            "array 'x_train' has no header that NumPy reads",
+        ),
+        (
+            lambda p: archive(p, x_train=b"\x93NUMPY\x07\x00" + bytes(99)),
+            "array 'x_train' has no header that NumPy reads",
+        ),
         (lambda p: os.mkfifo(p), "neither a file nor a directory"),
     ],
 )
@@ -204,6 +215,18 @@ def test_hostile_files_cost_no_memory_and_do_not_hang(tmp_path, make, message):
     with pytest.raises(InputError, match=message) as error:
         load("npz", path)
     assert str(error.value).startswith("data.path") and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_headers_of_every_version(tmp_path):
+    content = [io.BytesIO() for _ in range(3)]
+    for stream, version in zip(content, ((1, 0), (2, 0), (3, 0)), strict=True):
+        np.lib.format.write_array(stream, images(), version)
+    last = header((6,)) + bytes(labels())
+    for stream in content:
+        path = archive(
+            tmp_path / "all.npz", x_train=stream.getvalue(), y_train=last, x_test=stream.getvalue(), y_test=last
+        )
+        assert load("npz", path).image_shape == (4, 5, 3)
 
 
 def test_a_pipe_among_the_shards(tmp_path):

@@ -263,6 +263,8 @@ def write_odd_content(kind, path, torch, state):
     elif kind == "cut old":
         torch.save(state, path, _use_new_zipfile_serialization=False)
         path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "look-up":
+        path.write_bytes(b"\x80\x02}q\x00h\x07.")
     elif kind == "pickle":
         path.write_bytes(pickle.dumps({"a": 1}, protocol=4))
     else:
@@ -286,6 +288,7 @@ def write_odd_content(kind, path, torch, state):
         ("overwritten", "cannot be read as a PyTorch file"),
         ("cut old", "unexpected EOF"),
         ("pickle", "cannot be read as a PyTorch file: Unsupported operand"),
+        ("look-up", r"cut short or damaged \(KeyError\)"),
         ("itself", r"contains itself \(state_dict\)"),
         ("key", "names a tensor by a value of type int"),
         ("line", r"unused 'a\\nbccc"),
@@ -302,6 +305,15 @@ def test_odd_files_get_one_line_without_advice(tiny, tmp_path, kind, message):
         models.load_torch(tmp_path / "w.pt", tiny[0], (8, 8, 1))
     text = str(error.value)
     assert "\n" not in text and "weights_only" not in text and "safe_globals" not in text and len(text) < 500
+
+
+def test_numbers_that_numpy_has_not(tiny, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
+    from safetensors.torch import save_file as save
+
+    save({"fc1.weight": torch.zeros(3).to(torch.float8_e5m2)}, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="tensors of a type that is not read, or damaged; allowed: float64"):
+        models.load_torch(tmp_path / "w.safetensors", tiny[0], (8, 8, 1))
 
 
 @pytest.mark.parametrize(

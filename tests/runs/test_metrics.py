@@ -50,7 +50,23 @@ def test_writers_get_every_record_and_the_step_they_begin_at(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "tail", [b'{"step": 3, "sec', b"\xff\xfe\n", b"[3]\n", b"3\n", b'{"step": "3", "seconds": 1}\n', b'{"step": 3}\n']
+    "tail",
+    [
+        b'{"step": 3, "sec',
+        b"\xff\xfe\n",
+        b"[3]\n",
+        b"3\n",
+        b'{"step": "3", "seconds": 1}\n',
+        b'{"step": 3}\n',
+        b'{"step": 3, "epoch": "x", "seconds": 1}\n',
+        b'{"step": 3, "epoch": 1, "seconds": Infinity}\n',
+        b"[" * 100_000,
+        b'{"step": NaN, "epoch": 1, "seconds": 1}\n',
+        b'{"step": 3, "epoch": 1, "seconds": 1, "loss": [1]}\n',
+        b'{"step": 3, "epoch": 1, "seconds": 1, "loss": 1%s}\n' % (b"0" * 400),
+        b'{"step": true, "epoch": 1, "seconds": 1}\n',
+    ],
+    ids=lambda tail: tail[:40].decode(errors="replace"),
 )
 def test_a_cut_line_ends_the_log(tmp_path, tail):
     path = tmp_path / "metrics.jsonl"

@@ -12,7 +12,8 @@ import advjax
 from advjax import cli, runs
 from advjax.cli import export
 from advjax.errors import InputError
-from advjax.runs.workdir import is_finished, prepare, read_config
+from advjax.runs import tables
+from advjax.runs.workdir import is_finished, prepare, read_config, read_report
 
 
 @pytest.fixture
@@ -58,11 +59,77 @@ def test_a_config_that_says_what_cannot_be(copy, change, expected):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"num_classes": 10**30}, "does not say num_classes"),
+        ({"num_classes": float("nan")}, "does not say num_classes"),
+        ({"image_shape": [float("inf"), 4, 1]}, "does not say num_classes and image_shape"),
+        ({"image_shape": [0, 4, 1]}, "does not say num_classes and image_shape"),
+        ({"image_shape": [4, 4]}, "does not say num_classes and image_shape"),
+        ({"image_shape": "441"}, "does not say num_classes and image_shape"),
+        ({"train": float("inf")}, "is damaged: train is inf"),
+        ({"sha256": 3}, "is damaged: sha256 is 3"),
+        ({"name": 3}, "is damaged: name is 3"),
+    ],
+)
+def test_data_that_no_run_noted(copy, change, expected):
+    content = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(InputError, match=rf"data\.json {expected}") as error:
+        advjax.load_run(copy)
+    assert "\n" not in str(error.value)
+
+
+def spoilt(report, path, value):
+    *above, last = path
+    functools.reduce(lambda group, name: group[name], above, report)[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (["method"], ["x"], r"method is \['x'\]"),
+        (["eps"], "x", "eps is 'x'"),
+        (["results"], None, "results is None"),
+        (["results"], [1], r"results\[0\] is 1, not a group of fields"),
+        (["results"], [{}], r"results\[0\]\.network is None"),
+        (["results", 0, "accuracy"], "x", r"results\[0\]\.accuracy is 'x'"),
+        (["results", 0, "accuracy"], float("nan"), r"results\[0\]\.accuracy is nan; allowed: 0 to 1"),
+        (["results", 0, "accuracy"], 7, r"results\[0\]\.accuracy is 7; allowed: 0 to 1"),
+        (["results", 0, "flags"], [3], "a warning or flag is 3"),
+        (["networks"], {}, "networks is empty"),
+        (["networks", "model"], 3, r"networks\.model is 3, not a group of fields"),
+        (["warnings"], 3, "warnings is 3"),
+    ],
+)
+def test_a_report_that_says_what_none_says(copy, path, value, expected):
+    """Whoever reads it: a run that would say that it is finished, a comparison, a page, a model card."""
+    report = json.loads((copy / "report.json").read_text())
+    spoilt(report, path, value)
+    (copy / "report.json").write_text(json.dumps(report))
+    for read in (read_report, tables.load):
+        with pytest.raises(InputError, match=rf"report\.json is damaged: {expected}") as error:
+            read(copy)
+        assert "\n" not in str(error.value)
+
+
 def test_an_index_of_checkpoints_that_says_nothing_of_them(copy):
     index = json.loads((copy / "checkpoints.json").read_text())
     for entry in (1, None):
         (copy / "checkpoints.json").write_text(json.dumps(dict.fromkeys(index, entry)))
         with pytest.raises(InputError, match=r"checkpoints\.json is damaged: it does not hold a group of fields"):
+            advjax.load_run(copy)
+    for field, value in (
+        ("sha256", []),
+        ("score", "x"),
+        ("score", float("nan")),
+        ("rollbacks", "x"),
+        ("totals", {"a": 1}),
+    ):
+        number = max(index)
+        (copy / "checkpoints.json").write_text(json.dumps({**index, number: {**index[number], field: value}}))
+        with pytest.raises(InputError, match=rf"checkpoints\.json is damaged: {field} of checkpoint {number} is"):
             advjax.load_run(copy)
 
 

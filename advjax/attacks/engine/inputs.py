@@ -26,14 +26,14 @@ def as_array(value: Any, field: str) -> Any:
     """
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{field} must be an array without a mask: value.filled(...) decides what is masked")
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return value
     try:
-        array = np.asarray(value)
+        array = value if hasattr(value, "dtype") and hasattr(value, "shape") else np.asarray(value)
     except ValueError:
         array = np.asarray(None)
-    if array.dtype == object or array.dtype.kind in "USV":
-        raise InputError(f"{field} must be an array of numbers, it is {type(value).__name__}")
+    # NumPy counts dates and spans of time as numbers, JAX does not; bfloat16 and its like are of kind V.
+    if isinstance(array.dtype, np.dtype) and (array.dtype.kind in "OUSMm" or array.dtype.type is np.void):
+        own = type(value).__name__ if array is not value else f"an array of {array.dtype}"
+        raise InputError(f"{field} must be an array of numbers, it is {own}")
     return array
 
 
@@ -59,7 +59,7 @@ def check_count(value: Any, field: str, least: int) -> None:
         return
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     whole |= hasattr(value, "dtype") and np.ndim(value) == 0 and jnp.issubdtype(value.dtype, jnp.integer)
-    if not whole:
+    if not whole or isinstance(value, np.timedelta64):  # which NumPy counts among the integers
         raise InputError(f"{field} must be a whole number, it is {value!r}")
     if value < least:
         raise InputError(f"{field} must be at least {least}, it is {value}")
@@ -69,7 +69,7 @@ def check_count(value: Any, field: str, least: int) -> None:
 
 def check_choice(value: Any, field: str, allowed: tuple[str, ...]) -> None:
     """Raises `InputError` unless `value` is one of `allowed`."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise unknown(field, value, allowed)
 
 
