@@ -245,7 +245,7 @@ def succeeded(ended: Sequence[Ended]) -> None:
 
 
 def compare(
-    root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int, int]], timeout: float, float64: bool
+    root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int, int]], timeout: float, *, float64: bool
 ) -> int:
     """Training alone, one process against several and these, in float32, against themselves; the number that differ."""
     say, tolerance = Findings(), TOLERANCE_FLOAT64 if float64 else TOLERANCE
@@ -334,7 +334,7 @@ def main(argv: list[str]) -> int:
     if options.float64:
         in_float64()  # or what they saved cannot be read
     given: Any = pathlib.Path(options.root), options.methods.split(","), layouts, options.timeout
-    failed = compare(*given, options.float64) if options.training or options.float64 else soak(*given)
+    failed = compare(*given, float64=options.float64) if options.training or options.float64 else soak(*given)
     return int(failed > 0)
 
 
