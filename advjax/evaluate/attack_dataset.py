@@ -142,6 +142,13 @@ def attack_dataset(
         "network_hash": network_hash, "non_finite": non_finite,
     }  # fmt: skip
     started = time.perf_counter()
+    if record_path is not None:
+
+        def join() -> None:
+            """What several processes left in parts, whose call did not end."""
+            merge(record_path, split.image.shape[1:] if attack.stages else None)
+
+        hosts.by_first(join) if len(place.processes) > 1 else join()
     if attack.craft is not None:
         with compiling.scoring(place.devices):
             crafted_on = own_loss if attack.own_loss else surrogate
@@ -165,7 +172,6 @@ def _share_stages(logits_fn, attack, stages, split, place, *, progress, record_p
         raise InputError("must be given where several hosts share the images of a cascade", "record_path")
     n, shape, own = len(split.label), split.image.shape[1:], place.own
     options |= {"record_path": record_path, "batch_size": -(-batch_size * len(own) // len(place))}
-    hosts.by_first(lambda: merge(record_path, shape))
     if len(ids := _shared_out(n, place)):
 
         def of_all(done: int, total: int, *standing: int) -> None:
@@ -237,8 +243,6 @@ def _run_craft(
     if several:
         mine, part, batch_size = _shared_out(n, place), hosts.index(), -(-batch_size * len(place.own) // len(place))
         place = place.own
-        if record_path is not None:
-            hosts.by_first(lambda: merge(record_path))
     config = fingerprint(attack, seed, network_hash, non_finite)
     if record_path is not None:
         config |= identity(logits_fn, shape) | ({"surrogate": identity(surrogate, shape)} if surrogate else {})

@@ -2,6 +2,7 @@
 
     python -m experiments.soak.hosts --root=/tmp/hosts                       # everything
     python -m experiments.soak.hosts --root=/tmp/hosts --layouts=2x1 --methods=pgd_at,sglr
+    python -m experiments.soak.hosts --root=/tmp/hosts --training --layouts=4x2             # without signals and attacks
 
 A layout is PROCESSES x DEVICES of each. Processes talk over the loopback address and simulate their devices on the CPU.
 With --float64 all training is in float64, where one process and several differ by rounding alone, far below what flips
@@ -243,18 +244,24 @@ def succeeded(ended: Sequence[Ended]) -> None:
             raise SystemExit(f"process {index}: status {each.status}\n{each.out}\n{each.err}")
 
 
-def parity(root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int, int]], timeout: float) -> int:
-    """One process against several in float64; the number of methods and layouts that differ."""
-    say, clean = Findings(), {"evaluation.protocol": "clean"}
+def compare(
+    root: pathlib.Path, methods: Sequence[str], layouts: Sequence[tuple[int, int]], timeout: float, *, float64: bool
+) -> int:
+    """Training alone, one process against several and these, in float32, against themselves; the number that differ."""
+    say, tolerance = Findings(), TOLERANCE_FLOAT64 if float64 else TOLERANCE
+    fields = {"evaluation.protocol": "clean", "hosts_timeout": 60.0}
     for processes, devices in layouts:
-        several, alone = root / f"{processes}x{devices}", root / f"1x{processes * devices}"
-        for place, number in ((alone, 1), (several, processes)):
-            jobs = [Job(each, str(place / each), clean) for each in methods if not (place / each).exists()]
-            each_has = processes * devices // number
-            succeeded(group(jobs, number, each_has, timeout, float64=True) if jobs else [])
+        name, total = f"{processes}x{devices}", processes * devices
+        several, again, alone = root / name, root / f"{name}-again", root / f"1x{total}"
+        for place, number in ((alone, 1), (several, processes), (again, 0 if float64 else processes)):
+            jobs = [Job(each, str(place / each), fields) for each in methods if not (place / each).exists()]
+            if number and jobs:
+                succeeded(group(jobs, number, total // number, timeout, float64=float64))
         for each in methods:
             off = difference(several / each, alone / each)
-            say(f"{several.name} {each}: as one process, in float64", off <= TOLERANCE_FLOAT64, f"{off:.1e}")
+            say(f"{name} {each}: as one process{', in float64' * float64}", off <= tolerance, f"{off:.1e}")
+            if not float64:
+                say(f"{name} {each}: repeats to the bit", difference(several / each, again / each) == 0)
     return say.failed
 
 
@@ -311,7 +318,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--root", help="folder of the runs")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--layouts", default=LAYOUTS, help="PROCESSESxDEVICES,...")
-    parser.add_argument("--float64", action="store_true", help="only one process against several, in float64")
+    parser.add_argument("--training", action="store_true", help="only what training ends in, undisturbed")
+    parser.add_argument("--float64", action="store_true", help="the same, of one process and several, in float64")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a group of processes may take")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv[1:])
@@ -326,7 +334,8 @@ def main(argv: list[str]) -> int:
     if options.float64:
         in_float64()  # or what they saved cannot be read
     given: Any = pathlib.Path(options.root), options.methods.split(","), layouts, options.timeout
-    return int((parity if options.float64 else soak)(*given) > 0)
+    failed = compare(*given, float64=options.float64) if options.training or options.float64 else soak(*given)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

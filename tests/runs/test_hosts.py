@@ -125,29 +125,6 @@ def test_a_process_that_is_killed_is_named_and_all_end(done, victim, tmp_path):
     assert last.startswith(f"error: process {victim} of 2 on ") and "is gone" in last and "same command goes on" in last
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("attack.eps", "attack.eps: '0.2' and '0.1'"),
-        ("data.path", "data.training: '"),
-        ("workdir", "workdir must be one folder that all 2 processes see; process 1 of 2 on "),
-    ],
-)
-def test_processes_that_were_given_something_else_end_at_the_start(what, said, tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (208, 8, 8, 1), np.uint8)
-    for name in ("one", "other"):
-        test = {"x_test": image[:20], "y_test": np.arange(20) % 10}
-        np.savez(tmp_path / f"{name}.npz", x_train=image, y_train=np.arange(208) % 10, **test)
-        image[7, 3, 3] ^= 1
-    fields = {**CLEAN, "data.name": "npz", "data.path": str(tmp_path / "one.npz")}
-    other = {"attack.eps": "0.1", "data.path": str(tmp_path / "other.npz"), "workdir": str(tmp_path / "elsewhere")}
-    ended = group([Job("pgd_at", str(tmp_path / "run"), fields, differs={what: other[what]})], 2, 1)
-    assert [each.status for each in ended] == [2, 2], ended
-    for each in ended:
-        assert "process 0 of 2 on " in each.err and said in each.err
-    assert not list(tmp_path.rglob("metrics.jsonl")) and not list(tmp_path.rglob(".seen-*"))
-
-
 def test_a_coordinator_that_is_just_dying_is_gone():
     """Of a process that is killed, the connections may be closed before the port is."""
     with socket.create_server(("127.0.0.1", 0)) as port:
