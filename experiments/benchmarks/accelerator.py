@@ -69,7 +69,7 @@ def matmul_peak(precision: str, sizes: tuple[int, ...]) -> tuple[float, int]:
 
 def kernels(folder: pathlib.Path) -> dict[str, float]:
     """Kernel, without its number -> milliseconds in a trace, longest first; empty where no device wrote one (CPU)."""
-    times: dict[str, float] = collections.Counter()
+    times: dict[str, float] = collections.defaultdict(float)
     for file in folder.rglob("*.xplane.pb"):
         for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
             if not plane.name.startswith("/device:"):
