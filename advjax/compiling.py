@@ -114,6 +114,17 @@ def known() -> bool:
     return True
 
 
+# What an accelerator multiplies in float32 while a program is compiled for it: on an H100, where cuDNN's kernels are tried
+# out one by one, the loop of an attack takes 4 to 11 s even of a small network (docs/performance.md), and multiplies some
+# 20 TFLOP/s.
+PROGRAM = 2e14
+
+
+def pays(flops: float) -> bool:
+    """Whether a program is worth compiling to save this arithmetic; on CPU, where it takes a second, always."""
+    return platform() == "cpu" or flops > PROGRAM
+
+
 def mappings() -> int:
     """How many mappings of memory this process has; 0 where the system does not say."""
     maps = pathlib.Path("/proc/self/maps")

@@ -282,17 +282,21 @@ class Devices:
     def sizes(self, batch_size: int, most: int) -> list[int]:
         """The static batch sizes, largest first, each a multiple of the number of devices.
 
-        The largest is `batch_size`, or less where that takes no more batches for all the work (in steps of a sixteenth,
-        so that calls with slightly different work share their programs); the others are its halves.
+        The largest is `batch_size`, or less where that takes no more batches for all the work: on CPU in steps of a
+        sixteenth, on accelerators, which compile longer, in halves, so that calls with different work share their
+        programs. The others are its halves.
 
         Args:
             batch_size: what the user asked for.
             most: number of rows that there ever is work for.
         """
-        step = -(-batch_size // 16)
         batches = max(-(-most // batch_size), 1)
         even = -(-most // batches)
-        top = max(min(batch_size, -(-even // step) * step), 1)
+        if self.devices[0].platform == "cpu":
+            step = -(-batch_size // 16)
+            top = max(min(batch_size, -(-even // step) * step), 1)
+        else:
+            top = min(rows for level in range(21) if (rows := -(-batch_size // 2**level)) >= min(even, batch_size))
         sizes = {self.round_up(-(-top // 2**level)) for level in range(4)}
         return sorted((size for size in sizes if size >= min(top, 8)), reverse=True)
 

@@ -41,5 +41,13 @@ def test_sizes_hold_all_work_in_as_few_batches_of_equal_size(batch_size, work, s
     assert -(-work // sizes[0]) == -(-work // batch_size)
 
 
+def test_sizes_of_an_accelerator_are_halves_so_that_different_work_shares_its_programs():
+    devices = Devices([GPU])
+    assert [devices.sizes(512, work)[0] for work in (1000, 916, 500, 257, 256, 20, 1, 0)] == [
+        512, 512, 512, 512, 256, 32, 1, 1,
+    ]  # fmt: skip
+    assert devices.sizes(100, 60) == [100, 50, 25, 13]
+
+
 def test_sizes_are_multiples_of_the_devices():
     assert Devices(jax.devices()[:4]).sizes(250, 250) == [252, 128, 64, 32]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import compiling, models, parallel, runs
-from advjax.aot.arithmetic import flops
+from advjax.arithmetic import flops
 from advjax.attacks.autoattack import Stage, stage
 from advjax.attacks.engine.loops import as_partial, in_place
 from advjax.attacks.engine.oracle import Example, Oracle

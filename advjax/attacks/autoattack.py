@@ -7,6 +7,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from advjax import compiling
 from advjax.attacks.apgd import APGD
 from advjax.attacks.engine import flags as flag
 from advjax.attacks.engine.batching import Attempt, Images, LoopBody, run_all
-from advjax.attacks.engine.identity import identity, uses_gradients
+from advjax.attacks.engine.identity import draws_on_host, identity, uses_gradients
 from advjax.attacks.engine.inputs import NON_FINITE, check_choice, check_count, check_flag, default_ids
 from advjax.attacks.engine.loops import repeat
 from advjax.attacks.engine.oracle import Example, Oracle, is_wrong, loss_for, prepare
@@ -162,7 +163,7 @@ def autoattack(
             0.02 points of it in 17 public logs), `"plus"` (l_inf and l_2; five restarts, more attacks) or `"rand"` (for
             randomised networks: APGD-CE and APGD-DLR on the mean gradient of 20 forwards).
         batch_size: images at a time (rounded up to a multiple of the devices); bounds the memory. 0: 128 for every CPU
-            device, 500 for every other.
+            device, 512 for every other.
         ids: example ids [N], different from each other; 0..N-1 if absent.
         stochastic: whether the network is randomised, `logits_fn(x, key)`; it then draws per example (`Oracle`).
         search_dtype: e.g. `"bfloat16"`: precision of the search. Successes count in float32 only.
@@ -338,22 +339,26 @@ class _Cascade:
         size = self.devices.sizes(self.batch_size, n)[0]
         body = self.devices.spread(_Clean())
         targets, wrong = [], []
-        like_probabilities, constant, first_logits = True, n > 1, None
+        like_probabilities, constant, first_logits, randomised = True, n > 1, None, False
         for first in range(0, n, size):
             rows = np.arange(first, min(first + size, n))
             padded = np.resize(rows, size)
             e = self.devices.shard(images.rows(padded, np.zeros(size, np.int32)))
             empty = (np.zeros((size, self.num_classes), np.float32), np.zeros(size, bool), np.zeros(size, bool))
+            forward = partial(repeat, body, 1, self.devices.shard(empty), e, self.oracle)
             key = jax.random.fold_in(self.key, zlib.crc32(b"clean"))
-            out = jax.device_get(repeat(body, 1, self.devices.shard(empty), e, self.oracle, key))
-            logits, off, finite = (a[: len(rows)] for a in out)
+            logits, off, finite = (a[: len(rows)] for a in jax.device_get(forward(key)))
             if not finite.all():
                 raise InputError(
                     f"logits_fn gives logits that are NaN or infinite, first on the clean image of id "
                     f"{images.ids[rows[~finite][0]]}"
                 )
             like_probabilities &= bool(flag.are_probabilities(logits).all())
-            first_logits = logits[0] if first_logits is None else first_logits
+            if first_logits is None:
+                first_logits = logits[0]
+                keys = (jax.random.fold_in(self.key, draw) for draw in range(5))
+                draws = [jax.device_get(forward(key)[0])[: len(rows)] for key in keys]
+                randomised = flag.differ(draws, images.y[rows])
             constant &= bool((logits == first_logits).all())
             targets.append(self._targets(e, logits)[: len(rows)])
             wrong.append(off)
@@ -362,9 +367,10 @@ class _Cascade:
             self.flags["probabilities"] = flag.PROBABILITIES
         if constant and (images.x != images.x[:1]).any():
             self.flags["constant"] = flag.CONSTANT
-        if uses_gradients(self.oracle.logits_fn, images.x.shape[1:], stochastic=self.oracle.stochastic):
+        network = self.oracle.logits_fn, images.x.shape[1:]
+        if uses_gradients(*network, stochastic=self.oracle.stochastic):
             self.flags["gradients"] = flag.GRADIENTS
-        if flag.is_randomised(self.oracle, images.x[: min(size, 64)], images.y, self.key):
+        if randomised or draws_on_host(*network, stochastic=self.oracle.stochastic):
             self.flags["randomised"] = flag.RANDOMISED
         self.wrong = np.concatenate(wrong)
         self._recall_clean(record)

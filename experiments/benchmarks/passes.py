@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from advjax.aot.arithmetic import flops as flops
+from advjax.arithmetic import flops as flops
 
 
 class Passes(NamedTuple):

@@ -185,18 +185,28 @@ def overfitting(root: str) -> list[Member]:
     300 images are held out to choose the best epoch.
     """
     del root
+    return members([(label, (seed,), config) for seed in (0, 1, 2) for label, config in _few_images("crop_flip")])
+
+
+def overfitting_plain(root: str) -> list[Member]:
+    """The same without crops and flips, which so small a network cannot overfit."""
+    del root
+    return members([(label, (seed,), config) for seed in (0, 1, 2) for label, config in _few_images("none")])
+
+
+def _few_images(augment: str) -> list[tuple[str, ConfigDict]]:
     rows = []
     for method in ("pgd_at", "sglr", "dynat", "te"):
         config = common.get_config(method)
         config.epochs, config.batch_size = 60, 100
         config.network.update({"name": "resnet18", "width": 8})
-        config.data.update({"path": "data/cifar10", "examples": 1300, "validation": 300})
+        config.data.update({"path": "data/cifar10", "examples": 1300, "validation": 300, "augment": augment})
         config.attack.update({"eps": "8/255", "step_size": "2/255", "steps": 7, "statistics": "running"})
         config.validation.steps = 7
         config.log.tensorboard = False
         config.evaluation.update({"protocol": "quick", "examples": 1000})
         rows.append((method, config))
-    return members([(label, (seed,), config) for seed in (0, 1, 2) for label, config in rows])
+    return rows
 
 
 def mnist_union(root: str) -> list[Member]:
@@ -301,4 +311,5 @@ SWEEPS: dict[str, Callable[[str], list[Member]]] = {
     "mnist_claims": mnist_claims,
     "mnist_union": mnist_union,
     "overfitting": overfitting,
+    "overfitting_plain": overfitting_plain,
 }

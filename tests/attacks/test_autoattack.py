@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from advjax import compiling
 from advjax.attacks import apgd, autoattack, cascade
 from advjax.attacks.apgd import APGD
 from advjax.attacks.autoattack import VERSIONS, Stage, stage
@@ -82,11 +83,32 @@ def test_compiles_once_per_stage_and_size():
     options = {"norm": "linf", "eps": EPS, "attacks": two, "batch_size": 8, "devices": jax.devices()[:1]}
     cascade(counted, KEY, X, Y, **options)
     first = len(traces)
-    # shape inference, the clean forward, 5 forwards for the flag, and one program per stage (8 rows, then 8 rows)
-    assert first <= 1 + 1 + 5 + 2 * 3
+    # shape inference, the clean forward, two traces for the flag, and one program per stage (8 rows, then 8 rows)
+    assert first <= 1 + 1 + 2 + 2 * 3
     cascade(counted, KEY, X[::-1], Y[::-1], **options)
-    assert len(traces) - first <= 1 + 5
-    assert {shape[0] for shape in traces} <= {3, 8}
+    assert len(traces) - first <= 1 + 2
+    assert {shape[0] for shape in traces} <= {2, 3, 8}
+
+
+def test_where_compiling_costs_more_than_it_saves_a_batch_keeps_its_size(monkeypatch):
+    options = {"norm": "linf", "eps": EPS, "attacks": (Stage("apgd_ce", APGD("linf", "ce", 40, stop=True)),)}
+    options |= {"batch_size": 16, "devices": jax.devices()[:1]}
+
+    def run():
+        traces = []
+
+        def counted(x):
+            traces.append(len(x))
+            return F(x)
+
+        return cascade(counted, KEY, X[:18], Y[:18], **options), set(traces)
+
+    shrunk, sizes = run()
+    assert sizes == {2, 3, 9, 15, 8}  # 15 stand after the clean forward
+    monkeypatch.setattr(compiling, "pays", lambda flops: flops > 1e12)
+    kept, sizes = run()
+    assert sizes == {2, 3, 9, 15}
+    np.testing.assert_array_equal(kept.robust, shrunk.robust)
 
 
 def names_and_trials(version, norm, classes=10):

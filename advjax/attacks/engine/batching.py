@@ -194,6 +194,8 @@ def run_all(
     queue = deque(pair for pair in work if wanted(*pair))
     sizes = devices.sizes(batch_size, len(queue))
     size = sizes[0]
+    passes = attack.forwards_per_tick + attack.backwards_per_tick
+    tick = passes * oracle.flops(images.x.shape[1:]) / len(devices)
     batch = _Batch(attack, oracle, key, images, devices)
     while queue or batch.running.any():
         free = size - int(batch.running.sum())
@@ -208,6 +210,10 @@ def run_all(
         if rows == 0:
             return
         fitting = size if queue else min(s for s in sizes if s >= rows)
+        left = attack.ticks if fresh else batch.left
+        # The size of the first batch has to be compiled in any case.
+        if batch.state is not None and not compiling.pays((size - fitting) * left * tick):
+            fitting = size
         # Another size is another compilation, so the last few ticks stay where they are.
         if fresh or (fitting < size and batch.left >= min(20, attack.ticks // 2)):
             size = fitting

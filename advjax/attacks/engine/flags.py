@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-import jax
 import numpy as np
-
-from advjax.attacks.engine.oracle import Oracle
 
 PROBABILITIES = (
     "the network's outputs look like probabilities (all in [0, 1], sums of 1): attacks need logits, and gradients "
@@ -37,17 +34,10 @@ def are_probabilities(outputs: np.ndarray, tolerance: float = 1e-5) -> np.ndarra
     return inside.all(-1) & (np.abs(outputs.sum(-1) - 1.0) < tolerance)
 
 
-def is_randomised(oracle: Oracle, x: np.ndarray, y: np.ndarray, key: jax.Array, forwards: int = 5) -> bool:
-    """Whether forwards of the same images differ in the number of correct ones or, normalised, by more than 1e-4.
-
-    The network is called as it is, not compiled, so that randomness drawn on the host shows too.
-    """
-    outputs, correct = [], set()
-    for draw in range(forwards):
-        keys = jax.random.split(jax.random.fold_in(key, draw), len(x))
-        logits = np.asarray(oracle.logits(x, keys))
-        correct.add(int(np.sum(np.argmax(logits, -1) == y[: len(x)])))
-        outputs.append(logits / (np.linalg.norm(logits, axis=-1, keepdims=True) + 1e-10))
+def differ(forwards: list[np.ndarray], y: np.ndarray) -> bool:
+    """Whether forwards of the same images, logits [B, K] each, differ: in how many are right or, normalised, by 1e-4."""
+    correct = {int(np.sum(np.argmax(logits, -1) == y)) for logits in forwards}
+    outputs = [logits / (np.linalg.norm(logits, axis=-1, keepdims=True) + 1e-10) for logits in forwards]
     spread = max(np.linalg.norm(a - b, axis=-1).max() for i, a in enumerate(outputs) for b in outputs[:i])
     return len(correct) > 1 or bool(spread > 1e-4)
 

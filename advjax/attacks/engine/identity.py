@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import Literal, jaxprs_in_params
 
 from advjax import compiling
+from advjax.arithmetic import jaxprs_in
 from advjax.attacks.engine.inputs import trace
 from advjax.attacks.engine.loops import as_partial
 
@@ -51,6 +52,34 @@ def same_logits(one: Any, other: Any) -> bool:
     tolerance = 1e-4 if compiling.platform() == "cpu" else 1e-2
     scale = np.max(np.abs(one[np.isfinite(one)]), initial=1e-6)
     return bool(np.allclose(one, other, rtol=0, atol=tolerance * scale, equal_nan=True))
+
+
+def draws_on_host(logits_fn: Callable, image_shape: tuple[int, ...], *, stochastic: bool = False) -> bool:
+    """Whether a forward draws random numbers outside JAX, which a compiled one would draw but once.
+
+    Told by two traces whose constants differ: a forward that is not compiled would show it, too, but each of its
+    operations is compiled alone, which on a GPU takes longer than the whole.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    keys = (jax.eval_shape(lambda: jax.random.key(0)),) if stochastic else ()
+    one, other = (list(_constants(jax.make_jaxpr(lambda *args: logits_fn(*args))(images, *keys))) for _ in range(2))
+    return len(one) != len(other) or not all(map(_same, one, other))
+
+
+def _constants(jaxpr: Any) -> Iterator[Any]:
+    yield from getattr(jaxpr, "consts", ())
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield from (each.val for each in equation.invars if isinstance(each, Literal))
+        for inner in jaxprs_in(equation.params):
+            yield from _constants(inner)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, jax.Array) and jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    return np.array_equal(np.asarray(one), np.asarray(other), equal_nan=np.asarray(one).dtype.kind == "f")
 
 
 def uses_gradients(logits_fn: Callable, image_shape: tuple[int, ...], *, stochastic: bool = False) -> bool:

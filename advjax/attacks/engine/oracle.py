@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from flax import struct
 
 from advjax import compiling, losses, threat
+from advjax.arithmetic import flops_of
 from advjax.attacks.engine.inputs import (
     as_array,
     as_number,
@@ -19,6 +21,7 @@ from advjax.attacks.engine.inputs import (
     check_key,
     check_labels,
     count_classes,
+    trace,
 )
 from advjax.attacks.engine.loops import as_partial
 from advjax.errors import InputError
@@ -134,6 +137,14 @@ class Oracle:
     def keys(self, e: Example, key: jax.Array, ticks: jax.Array) -> Keys:
         """The keys [B] of a randomised network at an iteration [B]; None for any other, which saves compiling them."""
         return jax.vmap(jax.random.fold_in)(e.keys(key), ticks + 1) if self.stochastic else None
+
+    def flops(self, image_shape: tuple[int, ...]) -> float:
+        """Floating-point operations of the convolutions and products of one image's forward."""
+        traced = trace(self.logits_fn, image_shape, stochastic=self.stochastic)
+        try:
+            return self.eot_samples * flops_of(traced.jaxpr.jaxpr, most=True) / traced.out_info.shape[0]
+        except ValueError:  # loops whose length depends on the data: much, then
+            return math.inf
 
     def logits(self, x: jax.Array | np.ndarray, keys: Keys, *, search: bool = False) -> jax.Array:
         """Logits of one forward, [B, K] float32."""

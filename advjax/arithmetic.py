@@ -23,10 +23,11 @@ def flops(function: Callable[..., Any], *args: Any, most: bool = False) -> float
     Raises:
         ValueError: how much there is depends on the data.
     """
-    return _flops(jax.make_jaxpr(function)(*args).jaxpr, most)
+    return flops_of(jax.make_jaxpr(function)(*args).jaxpr, most)
 
 
-def _flops(jaxpr: Any, most: bool) -> float:
+def flops_of(jaxpr: Any, most: bool = False) -> float:
+    """`flops` of a function that has been traced."""
     total = 0.0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -39,7 +40,7 @@ def _flops(jaxpr: Any, most: bool) -> float:
             shared = math.prod(equation.invars[0].aval.shape[d] for d in contracted)
             total += 2 * equation.outvars[0].aval.size * shared
         else:
-            inner = [_flops(getattr(value, "jaxpr", value), most) for value in _jaxprs(params)]
+            inner = [flops_of(getattr(value, "jaxpr", value), most) for value in jaxprs_in(params)]
             if name == "cond" and most:
                 total += max(inner)
                 continue
@@ -49,6 +50,7 @@ def _flops(jaxpr: Any, most: bool) -> float:
     return total
 
 
-def _jaxprs(params: dict[str, Any]) -> list[Any]:
+def jaxprs_in(params: dict[str, Any]) -> list[Any]:
+    """The programs, closed ones or not, among an operation's parameters."""
     values = [v for value in params.values() for v in (value if isinstance(value, (tuple, list)) else (value,))]
     return [value for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]
