@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from advjax.errors import InputError
+from advjax.errors import InputError, shown
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -37,6 +37,17 @@ def named(path: pathlib.Path) -> Iterator[None]:
         if error.filename or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def as_path(path: object, field: str) -> pathlib.Path:
+    """A path that a user gave.
+
+    Raises:
+        InputError: it is none, or a name that no file can have.
+    """
+    if not isinstance(path, (str, os.PathLike)) or "\0" in str(path):
+        raise InputError(f"{field} must be a path, it is {shown(path)}")
+    return pathlib.Path(path)
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:

@@ -28,6 +28,7 @@ from advjax.attacks.fab import FAB
 from advjax.attacks.malt import nearest_classes
 from advjax.attacks.square import Square
 from advjax.errors import InputError, shown, unknown
+from advjax.files import as_path
 from advjax.parallel import Devices
 
 VERSIONS = {
@@ -251,8 +252,8 @@ def cascade(
         raise InputError(f"devices must be devices such as jax.devices(), they are {shown(devices)}")
     if not (progress is None or callable(progress)):
         raise InputError(f"progress must be a function, it is {shown(progress)}")
-    if not (record_path is None or isinstance(record_path, (str, os.PathLike))):
-        raise InputError(f"record_path must be a path, it is {shown(record_path)}")
+    if record_path is not None:
+        as_path(record_path, "record_path")
     if (
         not isinstance(attacks, Sequence)
         or isinstance(attacks, str)

@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     traceback and status 1."""
     # What Orbax's threads log as an error is raised, too, and said in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         # A terminal without the letters of a path must not cost the run.
         if isinstance(stream, io.TextIOWrapper):
@@ -106,6 +108,10 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
         # Whoever read the output has gone, as `| head -1` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (IsADirectoryError, NotADirectoryError) as error:
+        name, kind = error.filename2 or error.filename, error.strerror or "is of another kind"
+        print(f"error: {name}: {kind[:1].lower()}{kind[1:]}; allowed: what a run has there", file=sys.stderr)
+        return 2
     except OSError as error:
         print(
             f"error: {error.filename or 'a file'}: {error.strerror or error}; the same command goes on", file=sys.stderr
@@ -117,6 +123,17 @@ def guarded(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+
+
+_SHOW_OTHERS = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+    """A warning of this library in one line, without the line of code that gave it."""
+    if category is UserWarning:
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        _SHOW_OTHERS(message, category, *args, **kwargs)
 
 
 def wants_help(argv: Sequence[str]) -> bool:

@@ -32,7 +32,7 @@ def _run(argv: list[str]) -> None:
         raise InputError("--workdir is missing: --workdir=FOLDER")
     check_place(options.workdir, "--workdir")
     folder, display = pathlib.Path(options.workdir), cli.display(options.quiet, options.json)
-    report = need_report(folder)
+    report = need_report(folder, whole=True)
     if (folder / "config.json").exists():
         try:
             _complete(folder, report)

@@ -21,6 +21,8 @@ from advjax.errors import InputError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+# Cameras put small copies behind the picture into a JPEG: those are no animations.
+_ANIMATED = ("PNG", "WEBP", "TIFF", "GIF")
 _GREY = {"1", "L", "LA"}
 
 _Listing = list[tuple[pathlib.Path, int]]
@@ -204,6 +206,9 @@ def _open(file: pathlib.Path) -> tuple[np.ndarray, str]:
         with Image.open(file, formats=_FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise InputError(f"data.path: {file} has the mode {image.mode}; allowed: 8 bits per channel")
+            frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+            if frames > 1:
+                raise InputError(f"data.path: {file} has {frames} pictures; allowed: one a file")
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
             return np.asarray(image.convert("RGB")), image.mode

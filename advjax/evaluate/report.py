@@ -186,46 +186,76 @@ def assemble(
     }
 
 
-_NUMBER = (int, float)
+_NUMBER, _NONE = (int, float), type(None)
 _OF_REPORT = {"method": str, "eps": _NUMBER, "norm": str, "networks": dict, "results": list, "warnings": list}
+_OF_REPORT |= {"config_hash": str, "version": str, "figures": list}
+_OF_NETWORK = {"architecture": str, "params_sha256": str}
 _OF_RESULT = {
-    **dict.fromkeys(("network", "checkpoint", "protocol", "attack", "norm", "eps_text"), str),
+    **dict.fromkeys(("network", "checkpoint", "protocol", "attack", "norm", "eps_text", "dtype", "device"), str),
     **dict.fromkeys(("eps", "accuracy", "seconds"), _NUMBER),
-    **dict.fromkeys(("n", "forwards", "backwards"), int),
+    **dict.fromkeys(("w_robust", "nrr"), (*_NUMBER, _NONE)),
+    **dict.fromkeys(("n", "forwards", "backwards", "seed"), int),
+    "surrogate": (str, _NONE),
     "flags": list,
     "params": dict,
 }
+_OF_FIGURES = {
+    **dict.fromkeys(("network", "checkpoint"), str),
+    **dict.fromkeys(("attack", "gap_attack", "ece_attack"), (str, _NONE)),
+    **dict.fromkeys(FIGURES, (*_NUMBER, _NONE)),
+    "corruptions": int,
+}
+_OF_MEAN = {"checkpoint": str, "attack": str, "networks": int, "accuracy": _NUMBER, "w_robust": (*_NUMBER, _NONE)}
 # Reports of other versions may lack some of the others.
 _NEVER_ABSENT = ("networks", "results", "warnings", "network", "checkpoint", "attack", "accuracy")
 
 
-def check_report(report: Mapping[str, Any], where: str) -> None:
+def check_report(report: Mapping[str, Any], where: str, whole: bool = False) -> None:
     """Raises `InputError` unless a report that was read from a file says what everything that shows it asks of it.
 
     Args:
         report: what was read.
         where: what the message begins with.
+        whole: whether it is to have all fields of this version, as its pages want it.
     """
 
     def check(holder: Any, kinds: Mapping[str, Any], inside: str) -> None:
         if not isinstance(holder, Mapping):
             raise InputError(f"{where} is damaged: {inside or 'it'} is {shown(holder)}, not a group of fields")
         for name, kind in kinds.items():
-            value = holder.get(name)
-            lacks = name not in holder and name not in _NEVER_ABSENT
-            if not lacks and (not isinstance(value, kind) or isinstance(value, bool)):
-                raise InputError(f"{where} is damaged: {inside}{'.' * bool(inside)}{name} is {shown(value)}")
+            place = f"{inside}{'.' * bool(inside)}{name}"
+            if name in holder:
+                value = holder[name]
+                if not isinstance(value, kind) or isinstance(value, bool):
+                    raise InputError(f"{where} is damaged: {place} is {shown(value)}")
+            elif name in _NEVER_ABSENT:
+                raise InputError(f"{where} is damaged: it lacks {place}")
+            elif whole:
+                raise InputError(f"{where} has no {place}, which a page shows; allowed: a report of this version")
 
     check(report, _OF_REPORT, "")
     if not report["networks"]:
         raise InputError(f"{where} is damaged: networks is empty")
+    if not report["results"] and whole:
+        raise InputError(f"{where} is damaged: results is empty")
+    if "data" in report:
+        check(report["data"], {"name": str, "test_sha256": str}, "data")
     for name, network in report["networks"].items():
-        check(network, {"architecture": str}, f"networks.{name}")
-    for number, row in enumerate(report["results"]):
-        place = f"results[{number}]"
-        check(row, _OF_RESULT, place)
-        if not 0 <= row["accuracy"] <= 1:
-            raise InputError(f"{where} is damaged: {place}.accuracy is {shown(row['accuracy'])}; allowed: 0 to 1")
+        check(network, _OF_NETWORK, f"networks.{name}")
+    for group, kinds in (("results", _OF_RESULT), ("figures", _OF_FIGURES), ("mean", _OF_MEAN)):
+        rows = report.get(group, [])
+        if not isinstance(rows, list):
+            raise InputError(f"{where} is damaged: {group} is {shown(rows)}")
+        for number, row in enumerate(rows):
+            check(row, kinds, f"{group}[{number}]")
+            for name, most in (("accuracy", 1.0), ("seconds", 1e12)):
+                if not 0 <= row.get(name, 0) <= most:
+                    place = f"{group}[{number}].{name}"
+                    raise InputError(f"{where} is damaged: {place} is {shown(row[name])}; allowed: 0 to {most:g}")
+    of = {(row["network"], row["checkpoint"]) for row in report["results"]}
+    clean = {(row["network"], row["checkpoint"]) for row in report["results"] if row["attack"] == "clean"}
+    if whole and of != clean:
+        raise InputError(f"{where} has no clean accuracy of {', '.join(min(of - clean))}, which a page shows")
     texts = [*report["warnings"], *(flag for row in report["results"] for flag in row.get("flags", ()))]
     if odd := [text for text in texts if not isinstance(text, str)]:
         raise InputError(f"{where} is damaged: a warning or flag is {shown(odd[0])}")

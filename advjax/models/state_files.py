@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from advjax.errors import InputError, unknown
+from advjax.files import as_path
 from advjax.models import haiku_io
 from advjax.models.checks import shown
 
@@ -35,7 +36,7 @@ def read_state(path: str | os.PathLike, *, entry: str | None = None) -> State:
         InputError: the file is absent, unreadable, damaged or would execute code; a tensor is quantised, sparse,
             complex or of another type that holds no plain numbers.
     """
-    path = pathlib.Path(path)
+    path = as_path(path, "path")
     if not path.is_file():
         raise InputError(f"no file {path}")
     if path.suffix == ".npy":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from advjax.errors import InputError
+from advjax.files import as_path
 from advjax.models import published, torch_names
 from advjax.models.checks import problem_of, shown
 from advjax.models.registry import create, names, variable_shapes
@@ -116,7 +116,7 @@ def save_torch(
         InputError: `sub_block1` for a network that has none; PyTorch is not installed.
     """
     state = torch_state(module, variables, sub_block1=sub_block1)
-    path = pathlib.Path(path)
+    path = as_path(path, "path")
     if path.suffix == ".safetensors":
         from safetensors.numpy import save_file
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,11 +54,16 @@ class NoLog:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; none if it is missing, and none from a line on that is no whole record."""
+    """The records of a `metrics.jsonl`, none if it is missing.
+
+    A line that is no whole record is left out: the last one, which a kill may have cut, in silence, others with a warning.
+    """
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    records: list[dict[str, Any]] = []
+    damaged: list[int] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             counts = all(type(record[name]) is int and 0 <= record[name] < 2**63 for name in ("step", "epoch"))
@@ -66,8 +72,12 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
             ]
             whole = counts and numbers and 0 <= record["seconds"] < math.inf
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            break
-        if not whole:
-            break
-        records.append(record)
+            whole = False
+        # After a line that should have ended the log, older steps may follow.
+        if whole and (not records or record["step"] > records[-1]["step"]):
+            records.append(record)
+        else:
+            damaged.append(number)
+    if inside := [number for number in damaged if number < len(lines)]:
+        warnings.warn(f"{path}: line {inside[0]} is damaged and left out ({len(inside)} of {len(lines)})", stacklevel=2)
     return records

@@ -279,14 +279,14 @@ def read_report(workdir: pathlib.Path) -> dict[str, Any] | None:
     return need_report(workdir) if is_there(workdir / "report.json") else None
 
 
-def need_report(workdir: pathlib.Path) -> dict[str, Any]:
-    """What `report.json` in a folder says.
+def need_report(workdir: pathlib.Path, whole: bool = False) -> dict[str, Any]:
+    """What `report.json` in a folder says; with `whole`, everything that its pages show.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
     report = read_json(workdir, "report.json")
-    check_report(report, str(workdir / "report.json"))
+    check_report(report, str(workdir / "report.json"), whole)
     return report
 
 

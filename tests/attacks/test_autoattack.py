@@ -378,6 +378,7 @@ def nan_network(x):
         ({"devices": "cpu"}, "devices must be devices"),
         ({"progress": 3}, "progress must be a function, it is 3"),
         ({"record_path": 3}, "record_path must be a path, it is 3"),
+        ({"record_path": "a\0b"}, "record_path must be a path, it is"),
         ({"attacks": 3}, "attacks must be one or more names"),
     ],
 )

@@ -150,6 +150,12 @@ def test_refuses_what_is_no_image_folder(tmp_path):
     refused(r"1\.png is not a readable image")
     Image.fromarray(np.zeros((6, 5), np.uint16)).save(tmp_path / "train/cat/1.png")
     refused("allowed: 8 bits per channel")
+    frames = [Image.new("RGB", (5, 6), colour) for colour in ("red", "blue")]
+    for kind in ("png", "webp", "tiff"):
+        (tmp_path / "train/cat/1.png").unlink(missing_ok=True)
+        frames[0].save(tmp_path / f"train/cat/2.{kind}", save_all=True, append_images=frames[1:])
+        refused(rf"2\.{kind} has 2 pictures; allowed: one a file")
+        (tmp_path / f"train/cat/2.{kind}").unlink()
 
 
 def test_pipes_devices_and_links_are_not_followed(tmp_path):

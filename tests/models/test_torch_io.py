@@ -107,6 +107,8 @@ def test_a_foreign_file_is_no_network(wrn, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"no such thing")
     with pytest.raises(InputError, match="safetensors"):
         models.load_torch(tmp_path / "x.safetensors", wrn[0], SHAPE)
+    with pytest.raises(InputError, match="path must be a path, it is None"):
+        models.load_torch(None, models.create("small_cnn", 10), (28, 28, 1))
     with pytest.raises(InputError, match="no file"):
         models.load_torch(tmp_path / "absent.pt", wrn[0], SHAPE)
 

@@ -68,6 +68,7 @@ def test_writers_get_every_record_and_the_step_they_begin_at(tmp_path):
     ],
     ids=lambda tail: tail[:40].decode(errors="replace"),
 )
+@pytest.mark.filterwarnings("ignore:.*is damaged and left out")
 def test_a_cut_line_ends_the_log(tmp_path, tail):
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps(record(1)), json.dumps(record(2))]
@@ -76,6 +77,13 @@ def test_a_cut_line_ends_the_log(tmp_path, tail):
     MetricsLog(tmp_path, 9).close()
     assert path.read_text().splitlines() == lines
     assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_a_damaged_line_in_the_middle_is_said_and_costs_itself_alone(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join([json.dumps(record(1)), '{"step": 2', json.dumps(record(3)), '{"st']))
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: line 2 is damaged and left out \(1 of 4\)"):
+        assert read_metrics(path) == [record(1), record(3)]
 
 
 def test_tensorboard_has_the_numbers(tmp_path):

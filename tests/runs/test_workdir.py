@@ -11,9 +11,11 @@ import pytest
 import advjax
 from advjax import cli, runs
 from advjax.cli import export
+from advjax.cli import report as report_command
 from advjax.errors import InputError
+from advjax.evaluate.report import check_report
 from advjax.runs import tables
-from advjax.runs.workdir import is_finished, prepare, read_config, read_report
+from advjax.runs.workdir import is_finished, need_report, prepare, read_config, read_report
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def spoilt(report, path, value):
         (["eps"], "x", "eps is 'x'"),
         (["results"], None, "results is None"),
         (["results"], [1], r"results\[0\] is 1, not a group of fields"),
-        (["results"], [{}], r"results\[0\]\.network is None"),
+        (["results"], [{}], r"it lacks results\[0\]\.network"),
         (["results", 0, "accuracy"], "x", r"results\[0\]\.accuracy is 'x'"),
         (["results", 0, "accuracy"], float("nan"), r"results\[0\]\.accuracy is nan; allowed: 0 to 1"),
         (["results", 0, "accuracy"], 7, r"results\[0\]\.accuracy is 7; allowed: 0 to 1"),
@@ -101,6 +103,10 @@ def spoilt(report, path, value):
         (["networks"], {}, "networks is empty"),
         (["networks", "model"], 3, r"networks\.model is 3, not a group of fields"),
         (["warnings"], 3, "warnings is 3"),
+        (["results", 0, "seconds"], float("inf"), r"results\[0\]\.seconds is inf; allowed: 0 to 1e\+12"),
+        (["figures"], [3], r"figures\[0\] is 3, not a group of fields"),
+        (["figures", 0, "ece"], "x", r"figures\[0\]\.ece is 'x'"),
+        (["data", "test_sha256"], 3, r"data\.test_sha256 is 3"),
     ],
 )
 def test_a_report_that_says_what_none_says(copy, path, value, expected):
@@ -112,6 +118,40 @@ def test_a_report_that_says_what_none_says(copy, path, value, expected):
         with pytest.raises(InputError, match=rf"report\.json is damaged: {expected}") as error:
             read(copy)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (["version"], "has no version, which a page shows"),
+        (["results", 0, "seed"], r"has no results\[0\]\.seed, which"),
+        (["figures", 0, "nrr"], r"has no figures\[0\]\.nrr, which"),
+    ],
+)
+def test_a_report_that_lacks_what_its_page_shows(copy, path, expected):
+    """A comparison takes it, since other versions' reports may lack it; the pages are not made, in one line."""
+    report = json.loads((copy / "report.json").read_text())
+    *above, last = path
+    del functools.reduce(lambda group, name: group[name], above, report)[last]
+    (copy / "report.json").write_text(json.dumps(report))
+    assert read_report(copy) == report
+    page = (copy / "report.html").read_bytes()
+    with pytest.raises(InputError, match=rf"report\.json {expected}"):
+        need_report(copy, whole=True)
+    report["results"] = [row for row in report["results"] if row["attack"] != "clean"]
+    with pytest.raises(InputError):
+        check_report(report, "it", whole=True)
+    assert report_command.main(["report", f"--workdir={copy}"]) == 2
+    assert (copy / "report.html").read_bytes() == page
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json", "metrics.jsonl", "config.json"])
+def test_a_folder_in_the_place_of_a_file(copy, name, capsys):
+    (copy / name).unlink()
+    (copy / name).mkdir()
+    assert report_command.main(["report", f"--workdir={copy}"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(copy / name) in said and "s a directory" in said
 
 
 def test_an_index_of_checkpoints_that_says_nothing_of_them(copy):

@@ -13,6 +13,7 @@ import numpy as np
 
 from advjax.attacks.engine.identity import same_logits
 from advjax.errors import InputError
+from advjax.files import as_path
 
 FORMAT = "advjax-record-2"
 
@@ -135,7 +136,7 @@ def merge(path: str | os.PathLike, image_shape: tuple[int, ...] | None = None) -
     Raises:
         InputError: a part of another evaluation or network than the record.
     """
-    path = pathlib.Path(path)
+    path = as_path(path, "path")
     found = {file.name.removesuffix(".x_adv") for file in path.parent.glob(f"{path.name}.part-*")}
     for name in sorted(found, key=lambda name: int(name.rpartition("-")[2])):
         part = path.with_name(name)
@@ -213,7 +214,7 @@ def read_record(path: str | os.PathLike) -> dict[int, dict[str, Any]]:
     Raises:
         InputError: the file is no record.
     """
-    path = pathlib.Path(path)
+    path = as_path(path, "path")
     lines = _whole_lines(path)
     if not lines:
         raise InputError(f"{path} is no record of an evaluation")
