@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax import losses
+from advjax.errors import InputError
 
 
 def dropped(
@@ -143,6 +145,8 @@ def peer_distillation(logits: jax.Array, peers: Sequence[jax.Array], temperature
         >>> peer_distillation(jnp.zeros((1, 2)), [jnp.log(jnp.array([[0.25, 0.75]]))])
         Array([0.1308], dtype=float32)
     """
+    if not peers:
+        raise InputError("peers must be at least one")
     chex.assert_equal_shape([logits, *peers])
     terms = [losses.kl(jax.lax.stop_gradient(peer), logits, temperature) for peer in peers]
     return temperature**2 * sum(terms[1:], terms[0]) / len(terms)
@@ -155,6 +159,9 @@ def disagreement(logits: Sequence[jax.Array]) -> jax.Array:
         >>> disagreement([jnp.eye(2), jnp.eye(2), jnp.eye(2)[::-1]]).tolist()  # two of three pairs
         [0.667, 0.667]
     """
+    if len(logits) < 2:
+        raise InputError(f"a disagreement is between two networks or more, there are logits of {len(logits)}")
+    chex.assert_equal_shape(logits)
     predicted = jnp.stack([jnp.argmax(z, -1) for z in logits])
     differ = (predicted[:, None] != predicted[None, :]).astype(jnp.float32)
     return jnp.sum(differ, (0, 1)) / (len(logits) * (len(logits) - 1))
@@ -177,6 +184,8 @@ def label_memory(labels: jax.typing.ArrayLike, num_classes: int) -> jax.Array:
         >>> label_memory([1, 0], 3).tolist()
         [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
+    if not isinstance(labels, jax.core.Tracer) and (wrong := set(np.ravel(labels).tolist()) - set(range(num_classes))):
+        raise InputError(f"labels must be from 0 to {num_classes - 1}, one of them is {min(wrong)}")
     return jax.nn.one_hot(jnp.asarray(labels), num_classes, dtype=jnp.float32)
 
 
@@ -213,6 +222,7 @@ def mix_with_labels(memory: jax.Array, label: jax.Array, r: float = 1.0) -> jax.
         >>> mix_with_labels(jnp.array([[0.5, 0.5]]), jnp.array([1]), r=0.8).tolist()
         [[0.4, 0.6]]
     """
+    chex.assert_shape(label, memory.shape[:-1])
     return r * memory + (1.0 - r) * jax.nn.one_hot(label, memory.shape[-1], dtype=memory.dtype)
 
 

@@ -2,6 +2,8 @@
 
 Logits are [B, K] and are cast to float32. A target is either integer labels [B] or class probabilities [B, K].
 `KL(q || p) = sum q (log q - log p)`.
+
+Shapes that would be broadcast in silence are an `InputError`, also inside `jit`, where the check costs nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +19,26 @@ from advjax.errors import InputError, unknown
 Objective = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def _check_labels(logits: jax.Array, label: jax.Array) -> None:
+    if label.shape != logits.shape[:-1] or not jnp.issubdtype(label.dtype, jnp.integer):
+        raise InputError(
+            f"labels must be integers of shape {logits.shape[:-1]}, as the logits {logits.shape} have it; they are "
+            f"{label.dtype} of shape {label.shape}"
+        )
+
+
+def _check_same(one: jax.Array, other: jax.Array) -> None:
+    if one.shape != other.shape:
+        raise InputError(
+            f"logits and what they are compared with must have one shape, they have {one.shape}, {other.shape}"
+        )
+
+
+def _check_temperature(temperature: float | jax.Array) -> None:
+    if isinstance(temperature, (int, float)) and not temperature > 0:
+        raise InputError(f"a temperature must be above 0, it is {temperature}")
+
+
 def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     """Cross-entropy of softmax(logits) [B, K] against labels [B] or probabilities [B, K]; -> [B].
 
@@ -27,8 +49,10 @@ def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
         Array([1.3863], dtype=float32)
     """
     logits = logits.astype(jnp.float32)
-    if target.ndim == logits.ndim:
+    if target.ndim == logits.ndim and not jnp.issubdtype(target.dtype, jnp.integer):
+        _check_same(logits, target)
         return optax.softmax_cross_entropy(logits, target)
+    _check_labels(logits, target)
     return optax.softmax_cross_entropy_with_integer_labels(logits, target)
 
 
@@ -42,6 +66,8 @@ def smooth_labels(target: jax.Array, num_classes: int, smoothing: float) -> jax.
         >>> smooth_labels(jnp.array([1]), 4, 0.2).tolist()
         [[0.05, 0.85, 0.05, 0.05]]
     """
+    if not 0 <= smoothing <= 1:
+        raise InputError(f"smoothing must be from 0 to 1, it is {smoothing}")
     if not smoothing:
         return target
     return optax.smooth_labels(target if target.ndim == 2 else jax.nn.one_hot(target, num_classes), smoothing)
@@ -59,6 +85,8 @@ def kl(q_logits: jax.Array, p_logits: jax.Array, temperature: float | jax.Array 
         >>> kl(q, jnp.log(jnp.array([[0.25, 0.75]])))
         Array([0.1438], dtype=float32)
     """
+    _check_same(q_logits, p_logits)
+    _check_temperature(temperature)
     log_q = jax.nn.log_softmax(q_logits.astype(jnp.float32) / temperature)
     log_p = jax.nn.log_softmax(p_logits.astype(jnp.float32) / temperature)
     return jnp.sum(jnp.exp(log_q) * (log_q - log_p), -1)
@@ -73,6 +101,7 @@ def kl_probabilities(q: jax.Array, logits: jax.Array, floor: float = 0.0) -> jax
         >>> kl_probabilities(jnp.array([[1.0, 0.0]]), jnp.zeros((1, 2)))  # log 2; 0 log 0 is 0
         Array([0.6931], dtype=float32)
     """
+    _check_same(logits, q)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     log_q = jnp.log(q + floor) if floor else jnp.log(jnp.where(q > 0, q, 1.0))
     return jnp.sum(q * (log_q - log_p), -1)
@@ -85,6 +114,7 @@ def entropy(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Arra
         >>> entropy(jnp.zeros((1, 4)))  # log 4
         Array([1.3863], dtype=float32)
     """
+    _check_temperature(temperature)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
     return -jnp.sum(jnp.exp(log_p) * log_p, -1)
 
@@ -103,11 +133,13 @@ def best_other(logits: jax.Array, label: jax.Array) -> jax.Array:
         >>> best_other(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([0]))
         Array([1.], dtype=float32)
     """
+    _check_labels(logits, label)
     own = jnp.arange(logits.shape[-1]) == label[:, None]
     return jnp.max(jnp.where(own, -jnp.inf, logits), -1)
 
 
 def _own(logits: jax.Array, label: jax.Array) -> jax.Array:
+    _check_labels(logits, label)
     return jnp.take_along_axis(logits, label[:, None], -1)[:, 0]
 
 
@@ -197,6 +229,7 @@ def correct(logits: jax.Array, label: jax.Array) -> jax.Array:
         >>> correct(jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1]))
         Array([1., 0.], dtype=float32)
     """
+    _check_labels(logits, label)
     return (jnp.argmax(logits, -1) == label).astype(jnp.float32)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.errors import unknown
+from advjax.errors import InputError, unknown
 
 NORMS = ("linf", "l2", "l1")
 STARTS = ("none", "uniform", "uniform_unclipped", "normal")
@@ -60,7 +60,7 @@ def norm(delta: jax.Array, norm: str) -> jax.Array:
         >>> norm(jnp.array([[3.0, -4.0]]), "l2")
         Array([5.], dtype=float32)
     """
-    flat = jnp.abs(_flat(delta))
+    flat, norm = jnp.abs(_flat(delta)), canonical_norm(norm)
     if norm == "linf":
         return flat.max(-1)
     if norm == "l2":
@@ -80,7 +80,9 @@ def project_ball(delta: jax.Array, norm: str, eps: jax.typing.ArrayLike) -> jax.
         >>> project_ball(jnp.array([[3.0, -4.0]]), "l1", 1.0)  # soft thresholding
         Array([[ 0., -1.]], dtype=float32)
     """
-    radius = per_example(eps, delta)
+    if isinstance(eps, (int, float)) and not eps >= 0:
+        raise InputError(f"eps must be at least 0, it is {eps}")
+    radius, norm = per_example(eps, delta), canonical_norm(norm)
     if norm == "linf":
         return jnp.clip(delta, -radius, radius)
     if norm == "l2":
@@ -204,6 +206,7 @@ def steepest_step(
         >>> steepest_step(gradient, "l1")
         Array([[ 0., -1.]], dtype=float32)
     """
+    norm = canonical_norm(norm)
     if norm == "linf":
         return jnp.sign(gradient)
     if norm == "l2":
@@ -242,6 +245,7 @@ def random_start(
         raise unknown("start", kind, STARTS)
     if kind == "none":
         return x
+    norm = canonical_norm(norm)
     keys = example_keys(key, ids)
     shape, dtype = x.shape[1:], x.dtype
     if kind == "normal":

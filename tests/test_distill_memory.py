@@ -4,8 +4,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from advjax import distill, losses
+from advjax.errors import InputError
 
 LOGITS = jnp.log(jnp.asarray([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]]))
 OTHER = jnp.log(jnp.asarray([[0.3, 0.3, 0.4], [0.6, 0.3, 0.1]]))
@@ -90,3 +92,15 @@ def test_dynamic_labels_are_the_guides_arg_max():
 def test_label_entropy_is_zero_for_one_hot_and_log_k_for_uniform_labels():
     entropy = distill.label_entropy(jnp.asarray([[0.0, 1.0, 0.0], [1 / 3, 1 / 3, 1 / 3]]))
     np.testing.assert_allclose(entropy, [0.0, np.log(3)], rtol=1e-6)
+
+
+def test_what_no_memory_and_no_pair_is_made_of():
+    for labels in ([0, 10], [-1]):
+        with pytest.raises(InputError, match="labels must be from 0 to 9"):
+            distill.label_memory(labels, 10)
+    with pytest.raises(InputError, match="two networks or more"):
+        distill.disagreement([jnp.zeros((1, 2))])
+    with pytest.raises(InputError, match="at least one"):
+        distill.peer_distillation(jnp.zeros((1, 2)), [])
+    with pytest.raises(AssertionError):
+        distill.mix_with_labels(jnp.ones((4, 2)), jnp.zeros(1, int))

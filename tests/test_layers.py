@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(advjax.__file__).parent
 # From the ground up; a module may import from its own floor and from those below it.
 FLOORS = [
     ["errors", "version"],
-    ["numbers", "files", "seeds"],
+    ["numbers", "files", "seeds", "arithmetic"],
     ["fields", "plugins", "hosts", "remote"],
     ["compiling"],
     ["parallel"],

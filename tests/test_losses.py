@@ -116,3 +116,29 @@ def test_the_probability_margin_is_the_margin_of_the_softmax():
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = [p[0, 2] - p[0, 0], p[1, 1] - p[1, 2]]
     np.testing.assert_allclose(losses.objective("probability_margin")(logits, label), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["best_other", "boosted_cross_entropy", "correct", "cross_entropy", "cw", "dlr", "margin", "probability_margin"],
+)
+def test_labels_that_would_be_broadcast_or_rounded_are_refused(name):
+    logits = jnp.zeros((4, 10))
+    for label in (jnp.zeros((4, 1), int), jnp.zeros(1, int), jnp.zeros(5, int), jnp.zeros(4)):
+        with pytest.raises(InputError, match=r"labels must be integers of shape \(4,\)"):
+            jax.eval_shape(getattr(losses, name), logits, label)
+    with pytest.raises(InputError, match="must have one shape"):
+        losses.cross_entropy(logits, jnp.zeros((1, 10)))
+
+
+def test_distributions_of_different_shapes_and_temperatures_that_are_none():
+    for one, other in ((LOGITS, LOGITS[:1]), (LOGITS[:1], LOGITS)):
+        for loss in (losses.kl, losses.kl_probabilities):
+            with pytest.raises(InputError, match="must have one shape"):
+                loss(one, other)
+    for loss in (lambda t: losses.kl(LOGITS, LOGITS, t), lambda t: losses.entropy(LOGITS, t)):
+        for temperature in (0.0, -1.0, float("nan")):
+            with pytest.raises(InputError, match="temperature must be above 0"):
+                loss(temperature)
+    with pytest.raises(InputError, match="smoothing must be from 0 to 1"):
+        losses.smooth_labels(LABEL, 4, 1.5)

@@ -190,3 +190,20 @@ def test_names_of_norms():
         threat.canonical_norm("l0")
     assert threat.max_radius("l2", (2, 2, 1)) == 2
     assert threat.max_radius("l1", (2, 2, 1)) == 4
+
+
+def test_a_misspelt_norm_or_a_negative_radius_is_no_number():
+    x = jnp.full((2, 3), 0.5)
+    key, ids = jax.random.key(0), jnp.arange(2)
+    for wrong in (
+        lambda: threat.norm(x, "linff"),
+        lambda: threat.project(x, x, "l7", 0.1),
+        lambda: threat.steepest_step(x, "inff"),
+        lambda: threat.random_start(key, x, ids, "l0", 0.1),
+    ):
+        with pytest.raises(InputError, match="unknown norm"):
+            wrong()
+    assert threat.norm(x, "L_inf").tolist() == [0.5, 0.5]
+    for eps in (-0.1, float("nan")):
+        with pytest.raises(InputError, match="eps must be at least 0"):
+            threat.project(x, x, "l2", eps)
