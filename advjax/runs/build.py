@@ -139,9 +139,11 @@ def load_parts(config: Config, rehearsal: bool = False) -> Parts:
             f"allowed: at least {dataset.num_classes}, one per class"
         )
     extra, warnings = _extra(config, dataset), dataset.warnings
-    if config.data.extra.ratio and extra is None:
-        line = f"data.extra.ratio is {config.data.extra.ratio:g}, but without data.extra.path there are no extra images"
-        warnings = (*warnings, line)
+    if extra is None:
+        given = {"ratio": config.data.extra.ratio or None, "labels": config.data.extra.labels}
+        ignored = [f"data.extra.{name} is {value}" for name, value in given.items() if value not in (None, "label")]
+        nothing = ", but without data.extra.path there are no extra images"
+        warnings = (*warnings, *(line + nothing for line in ignored))
     return Parts(dataset._replace(train=train, warnings=warnings), validation, index, extra)
 
 

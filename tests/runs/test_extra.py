@@ -62,6 +62,10 @@ def test_a_run_with_extra_images_is_bound_to_their_file(tmp_path):
 def test_a_recipe_without_its_extra_images_says_so():
     warnings = build(config("dm", ratio=0.7)).dataset.warnings
     assert warnings == ("data.extra.ratio is 0.7, but without data.extra.path there are no extra images",)
+    made = config("dm", ratio=0.0)
+    made.data.extra.labels = "pseudo"
+    (warning,) = build(made).dataset.warnings
+    assert warning.startswith("data.extra.labels is pseudo, but without")
 
 
 def test_cutmix_is_refused_before_anything_is_read():
