@@ -118,9 +118,10 @@ def save_torch(
     state = torch_state(module, variables, sub_block1=sub_block1)
     path = as_path(path, "path")
     if path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        save_file(state, path, metadata={"format": "pt"})
+        # `save_file` lets nobody but its owner read the file.
+        path.write_bytes(save(state, metadata={"format": "pt"}))
         return
     torch = load_pytorch()
     torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, path)

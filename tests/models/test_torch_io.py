@@ -124,6 +124,8 @@ def test_two_networks_in_one_file(wrn, tmp_path):
 def test_dead_sub_block(wrn, tmp_path):
     module, variables = wrn
     models.save_torch(tmp_path / "w.safetensors", module, variables, sub_block1=True)
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it
     plain = torch_io.torch_state(module, variables)
     extra = set(load_file(tmp_path / "w.safetensors")) - set(plain)
     assert extra == {f"sub_{k}" for k in plain if k.startswith("block1.")}
