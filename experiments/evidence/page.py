@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 # From weak to strong; of a union of norms, each norm and all together.
-ATTACKS = ("clean", "pgd20", "apgd_ce", "autoattack_fast", "autoattack", "apgd_linf", "apgd_l2", "apgd_l1", "union")
+ATTACKS = (
+    "clean",
+    "pgd20",
+    "pgd100",
+    "apgd_ce",
+    "autoattack_fast",
+    "autoattack",
+    "apgd_linf",
+    "apgd_l2",
+    "apgd_l1",
+    "union",
+)
 
 
 def load(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
