@@ -115,8 +115,8 @@ def known() -> bool:
 
 
 # What an accelerator multiplies in float32 while a program is compiled for it: on an H100, where cuDNN's kernels are tried
-# out one by one, the loop of an attack takes 4 to 11 s even of a small network (docs/performance.md), and multiplies some
-# 20 TFLOP/s.
+# out one by one, the loop of an attack takes 4 to 11 s even of a small network (docs/performance.md).
+# Ten seconds at 20 TFLOP/s, which are assumed, not measured.
 PROGRAM = 2e14
 
 

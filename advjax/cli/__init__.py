@@ -129,7 +129,7 @@ _SHOW_OTHERS = warnings.showwarning
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-    """A warning of this library in one line, without the line of code that gave it."""
+    """Shows a `UserWarning`, as this library gives them, in one line, without the line of code that gave it."""
     if category is UserWarning:
         print(f"warning: {message}", file=sys.stderr)
     else:
