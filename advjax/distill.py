@@ -16,6 +16,11 @@ from advjax import losses
 from advjax.errors import InputError
 
 
+def _check_share(value: float, name: str) -> None:
+    if isinstance(value, (int, float)) and not 0 <= value <= 1:
+        raise InputError(f"{name} must be from 0 to 1, it is {value}")
+
+
 def dropped(
     rate: float, epoch: jax.typing.ArrayLike, epochs: int, milestones: Sequence[float], factor: float = 0.1
 ) -> jax.Array:
@@ -198,6 +203,9 @@ def refine_labels(
         >>> refine_labels(jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[1.0, 3.0]]))).tolist()
         [[0.3, 0.7]]
     """
+    _check_share(clean_weight, "clean_weight")
+    if isinstance(temperature, (int, float)) and not temperature > 0:
+        raise InputError(f"temperature must be above 0, it is {temperature}")
     chex.assert_equal_shape([clean_logits, adversarial_logits])
     clean, adversarial = jax.lax.stop_gradient((clean_logits, adversarial_logits))
     clean, adversarial = (jax.nn.softmax(z.astype(jnp.float32) / temperature) for z in (clean, adversarial))
@@ -211,6 +219,7 @@ def remember(memory: jax.Array, refined: jax.Array, alpha: float = 0.9) -> jax.A
         >>> remember(jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.5]])).tolist()
         [[0.95, 0.05]]
     """
+    _check_share(alpha, "alpha")
     chex.assert_equal_shape([memory, refined])
     return jax.lax.stop_gradient(alpha * memory + (1.0 - alpha) * refined)
 
@@ -222,6 +231,7 @@ def mix_with_labels(memory: jax.Array, label: jax.Array, r: float = 1.0) -> jax.
         >>> mix_with_labels(jnp.array([[0.5, 0.5]]), jnp.array([1]), r=0.8).tolist()
         [[0.4, 0.6]]
     """
+    _check_share(r, "r")
     chex.assert_shape(label, memory.shape[:-1])
     return r * memory + (1.0 - r) * jax.nn.one_hot(label, memory.shape[-1], dtype=memory.dtype)
 

@@ -104,3 +104,13 @@ def test_what_no_memory_and_no_pair_is_made_of():
         distill.peer_distillation(jnp.zeros((1, 2)), [])
     with pytest.raises(AssertionError):
         distill.mix_with_labels(jnp.ones((4, 2)), jnp.zeros(1, int))
+    row = jnp.array([[0.5, 0.5]])
+    for wrong, name in (
+        (lambda: distill.mix_with_labels(row, jnp.zeros(1, int), 3.0), "r"),
+        (lambda: distill.remember(row, row, -0.1), "alpha"),
+        (lambda: distill.refine_labels(row, row, float("nan")), "clean_weight"),
+    ):
+        with pytest.raises(InputError, match=f"^{name} must be from 0 to 1"):
+            wrong()
+    with pytest.raises(InputError, match="temperature must be above 0"):
+        distill.refine_labels(row, row, 0.2, 0.0)
