@@ -1,12 +1,14 @@
 """Runs the members of a sweep that are missing, one after the other, and says what is done.
 
     python -m experiments.evidence --sweep=cifar10 --root=runs/evidence/cifar10            # goes on where it was
+    python -m experiments.evidence --sweep=cifar10 --root=runs/evidence/cifar10 --only=pgd_at-0,trades-0    # these alone
     python -m experiments.evidence --sweep=cifar10 --root=runs/evidence/cifar10 --status   # what is done, what is not
     python -m experiments.evidence --sweep=cifar10 --root=... --collect   # copies records, fills docs/evidence.md
 
 A member counts as done once its report is there, or lies collected under docs/evidence/SWEEP.
 
-A member that fails is named and the others go on. The sweep `cifar10` reads `data/cifar10` (npz shards). Compute in the
+A member that fails is named and the others go on. Several processes may work on one root at once: each takes what no other
+is at. The sweep `cifar10` reads `data/cifar10` (npz shards). Compute in the
 background with `nice`; times taken meanwhile are not quoted.
 """
 
@@ -18,6 +20,7 @@ import sys
 
 from advjax import cli
 from advjax.cli.sweep import say_failed
+from advjax.errors import InputError
 from advjax.files import write_atomically
 from advjax.runs import tables
 from advjax.runs.display import Display
@@ -38,6 +41,7 @@ def _run(argv: list[str]) -> int:
     parser = cli.Parser("experiments.evidence", __doc__)
     parser.add_argument("--sweep", required=True, choices=sorted(SWEEPS), help="which")
     parser.add_argument("--root", required=True, help="folder of its runs")
+    parser.add_argument("--only", default="", help="names of members, comma separated; their teachers come along")
     parser.add_argument("--status", action="store_true", help="only say what is done")
     parser.add_argument("--collect", action="store_true", help="only copy what is done to docs, and fill the tables")
     options = parser.parse_args(argv[1:])
@@ -53,8 +57,22 @@ def _run(argv: list[str]) -> int:
             text = PAGE.read_text(encoding="utf-8")
             write_atomically(PAGE, tables.fill(text, options.sweep, page.table(page.load(DOCS / options.sweep))))
         return 0
-    missing = [member for member in members if not is_collected(options.sweep, member)]
+    missing = [member for member in chosen(members, options.only) if not is_collected(options.sweep, member)]
     return say_failed(finish_all(missing, root, display), root, display)
+
+
+def chosen(members: list[Member], names: str) -> list[Member]:
+    """The members of these names, comma separated, in the sweep's order, and those that teach them; all for none.
+
+    Raises:
+        InputError: a name that no member has.
+    """
+    by_name = {member.name: member for member in members}
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    for name in sorted(wanted - by_name.keys()):
+        raise InputError(f"--only names {name}, which is no member; allowed: {', '.join(by_name)}")
+    taught_by = {pathlib.Path(t.path).name for name in wanted for t in by_name[name].config.teachers.values()}
+    return [member for member in members if not wanted or member.name in wanted | taught_by]
 
 
 def is_collected(sweep: str, member: Member) -> bool:

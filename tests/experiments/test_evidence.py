@@ -2,8 +2,10 @@
 
 import pytest
 
+from advjax.errors import InputError
 from advjax.runs.networks import create_method
 from experiments.evidence import page
+from experiments.evidence.__main__ import chosen
 from experiments.evidence.sweeps import SWEEPS
 
 
@@ -18,6 +20,15 @@ def test_members_are_configs_with_names_of_their_own_and_teachers_before_them(na
         assert (member.name, config.seed) == (f"{member.label}-{member.seed}", member.seed)
         assert {teacher.path.removeprefix("root/") for teacher in config.teachers.values()} <= set(before)
         before.append(member.name)
+
+
+def test_members_are_chosen_by_name_with_their_teachers():
+    members = SWEEPS["cifar10"]("root")
+    assert chosen(members, "") == members
+    names = [member.name for member in chosen(members, "bmtard-1, natural-0")]
+    assert names == ["natural-0", "teacher_clean-0", "teacher_robust-0", "bmtard-1"]
+    with pytest.raises(InputError, match="--only names bmtard-7"):
+        chosen(members, "bmtard-7")
 
 
 def test_the_table_is_of_the_first_network_with_the_spread_of_the_seeds():
