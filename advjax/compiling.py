@@ -84,10 +84,14 @@ def products(precision: str) -> contextlib.AbstractContextManager[Any]:
     the 24 of float32; `"high"` is three passes, or TF32; `"highest"` six, or float32. A CPU always multiplies in float32,
     and its programs stay as they are. A precision that the user gave JAX (`jax.default_matmul_precision`) stands.
     """
-    chosen = jax.default_matmul_precision.value is not None
-    if precision == "default" or chosen or platform() == "cpu":
+    if precision == "default" or asked_for() or platform() == "cpu":
         return contextlib.nullcontext()
     return jax.default_matmul_precision(precision)
+
+
+def asked_for() -> str | None:
+    """The precision of float32's products that the user gave JAX, by its context manager, flag or environment."""
+    return jax.default_matmul_precision.value
 
 
 @contextlib.contextmanager

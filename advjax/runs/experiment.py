@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from advjax import models
+from advjax import compiling, models
 from advjax.data import Dataset, Split
 from advjax.evaluate import Attack
 from advjax.methods import Method
@@ -120,9 +120,13 @@ class Experiment(NamedTuple):
 
     @property
     def multiplied(self) -> str:
-        """How training multiplies, where that is less exact than the config's precision sounds; empty elsewhere."""
-        platform = self.devices[0].platform
-        if platform == "cpu" or (self.config.precision, self.config.products) != ("float32", "default"):
+        """How float32 is multiplied, where that is less exact than it sounds; empty elsewhere."""
+        platform, asked_for = self.devices[0].platform, compiling.asked_for()
+        if platform == "cpu" or asked_for in ("highest", "float32", "F32_F32_F32"):
+            return ""
+        if asked_for:
+            return f"training and scoring multiply float32 as jax_default_matmul_precision={asked_for} says"
+        if (self.config.precision, self.config.products) != ("float32", "default"):
             return ""
         kind = "one bfloat16 pass" if platform == "tpu" else "TF32"
         return f"training multiplies float32 in {kind} (products=highest: in float32); scoring in float32"

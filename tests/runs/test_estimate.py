@@ -60,6 +60,12 @@ def test_training_in_float32_says_how_an_accelerator_multiplies(small_config):
     assert there.multiplied.startswith("training multiplies float32 in one bfloat16 pass")
     exact = dataclasses.replace(experiment.config, products="highest")
     assert there._replace(config=exact).multiplied == ""
+    with jax.default_matmul_precision("highest"):
+        assert there.multiplied == ""
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert there._replace(config=exact).multiplied.startswith(
+            "training and scoring multiply float32 as jax_default"
+        )
 
 
 def test_a_set_that_is_not_there_is_rehearsed_by_its_size(tmp_path):
